@@ -1,0 +1,1 @@
+"""Compress PyTorch models and prove what it saves."""

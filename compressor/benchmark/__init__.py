@@ -1,0 +1,1 @@
+"""Running artifacts side by side under meters."""

@@ -1,0 +1,1 @@
+"""Meters: where joules come from. One file each."""

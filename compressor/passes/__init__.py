@@ -1,0 +1,1 @@
+"""Compression methods. One file each."""

@@ -1,0 +1,53 @@
+"""The two kinds of Pass: a TorchPass turns a torch model into another, a GraphPass an ONNX file into another.
+
+A pass is a frozen dataclass whose fields are its settings (and so its recipe keys). It never changes its input, never
+sees a meter, and raises :class:`~compressor.errors.MethodError` when it matched nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from compressor.results import Step
+from compressor.task.base import Task
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use beside the model.
+
+    Attributes:
+        task: Data to calibrate or train on.
+        seed: Of everything random.
+        threads: How many threads it may keep busy.
+    """
+
+    task: Task
+    seed: int = 0
+    threads: int = 1
+
+
+class GraphPass(Protocol):
+    """ONNX file in, ONNX file out."""
+
+    @property
+    def name(self) -> str:
+        """The method's name on the command line and in recipes."""
+
+    def apply(self, source: Path, target: Path, context: Context) -> Step:
+        """Write the changed model to ``target``.
+
+        Args:
+            source: An ONNX file; it is only read.
+            target: Where to write; its folder exists, it does not.
+            context: Data, seed and threads.
+
+        Returns:
+            What was done, with the settings as used and what was left alone.
+
+        Raises:
+            MethodError: Nothing in the model matched, the model is already compressed so, or the calibration data
+                cannot serve.
+        """

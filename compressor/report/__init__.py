@@ -1,0 +1,1 @@
+"""Rendering a Report: every number comes from the record, nothing is computed twice."""

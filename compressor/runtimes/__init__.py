@@ -1,0 +1,1 @@
+"""Runtimes: load an artifact, predict, say which kernels run. One file each."""
