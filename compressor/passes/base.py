@@ -22,11 +22,14 @@ class Context:
         task: Data to calibrate or train on.
         seed: Of everything random.
         threads: How many threads it may keep busy.
+        cpu_features: The target's instruction sets that matter to low precision, as
+            :class:`~compressor.results.Environment` names them.
     """
 
     task: Task
     seed: int = 0
     threads: int = 1
+    cpu_features: tuple[str, ...] = ()
 
 
 class GraphPass(Protocol):
