@@ -200,6 +200,8 @@ class MeterInfo:
         update_period_s: How often the counter moves, as probed or documented; 0 for a continuous clock.
         resolution_j: Smallest step of the counter.
         source: The counter, sensor or (for an estimate) the watts and where they are from.
+        total: The domains that do not hold each other and together are the meter's total; empty if that is all of
+            them. The others (a core inside a package) are listed beside it, never added.
     """
 
     name: str
@@ -209,6 +211,7 @@ class MeterInfo:
     update_period_s: float
     resolution_j: float
     source: str
+    total: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
