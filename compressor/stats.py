@@ -122,7 +122,7 @@ def mcnemar(baseline_right: Sequence[bool], candidate_right: Sequence[bool]) -> 
 def paired_proportion_loss(
     baseline_right: Sequence[bool], candidate_right: Sequence[bool], confidence: float = CONFIDENCE
 ) -> tuple[float, Interval]:
-    """How much smaller the candidate's share of right answers is, with an interval that is sound at few discordant pairs.
+    """How much smaller the candidate's share of right answers is; the interval is sound at few discordant pairs.
 
     Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
     paired data", Journal of Educational and Behavioral Statistics 37 (2012); recommended by Fagerland, Lydersen and

@@ -1,0 +1,42 @@
+"""How long to measure: the presets, and the same plan for every arm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compressor.errors import RecipeError, nearest
+from compressor.results import Plan
+
+PRESETS = {
+    "quick": Plan("quick", batch=1, threads=1, blocks=5, window_s=1.0, idle_s=1.0, warmup_limit_s=3.0, seed=0),
+    "default": Plan("default", batch=1, threads=1, blocks=10, window_s=1.5, idle_s=2.0, warmup_limit_s=10.0, seed=0),
+    "certify": Plan("certify", batch=1, threads=1, blocks=10, window_s=10.0, idle_s=10.0, warmup_limit_s=60.0, seed=0),
+}
+
+
+def make_plan(preset: str = "default", *, batch: int = 1, threads: int = 1, seed: int = 0) -> Plan:
+    """A preset with the user's batch size, threads and seed.
+
+    Args:
+        preset: ``quick`` (about 1 min for three arms), ``default`` (about 3 min) or ``certify`` (windows of 10 s).
+        batch: Examples per call, at least 1.
+        threads: Threads of the runtime, at least 1.
+        seed: Of the order of the arms.
+
+    Returns:
+        The plan.
+
+    Raises:
+        RecipeError: Unknown preset, or a number out of range.
+    """
+    if preset not in PRESETS:
+        raise RecipeError(f"no preset {preset!r}; {nearest(preset, PRESETS)}", where="--preset")
+    for option, value in (("--batch", batch), ("--threads", threads)):
+        if value < 1:
+            raise RecipeError(f"must be at least 1, not {value}", where=option)
+    return replace(PRESETS[preset], batch=batch, threads=threads, seed=seed)
+
+
+def expected_s(plan: Plan, arms: int) -> float:
+    """Seconds that the plan takes for so many arms, model loading not included, nothing discarded."""
+    return arms * plan.warmup_limit_s / 2 + plan.blocks * arms * 2 * plan.window_s + 3 * plan.idle_s

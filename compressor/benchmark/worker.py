@@ -1,0 +1,141 @@
+"""One arm in a process of its own: a fresh interpreter that loads one artifact and waits to be told.
+
+Talks JSON lines: a configuration, then commands on standard input; one answer each on standard output. While it waits
+it blocks on the pipe, so an idle arm burns no CPU; when the pipe closes, because the parent is done or dead, it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.errors import CompressorError
+from compressor.runtimes.registry import open_session
+from compressor.task.base import Arrays
+
+MAX_SAMPLES = 200_000
+"""Call times kept for the percentiles; beyond that the newest overwrite the oldest."""
+
+
+def batches_of(inputs: Arrays, batch: int) -> list[Arrays]:
+    """Cut examples into full batches, once, so that the timed loop copies nothing.
+
+    Args:
+        inputs: One array per model input, ``(N, …)``; repeated from the start if N < batch.
+        batch: Examples per batch.
+
+    Returns:
+        At least one list entry, each of exactly ``batch`` examples.
+    """
+    count = len(inputs[0])
+    if count < batch:
+        inputs = tuple(np.resize(x, (batch, *x.shape[1:])) for x in inputs)
+        count = batch
+    return [
+        tuple(np.ascontiguousarray(x[start : start + batch]) for x in inputs)
+        for start in range(0, count - batch + 1, batch)
+    ]
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident size of this process so far; ``None`` where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Worker:
+    """The loaded artifact, its batches, and the times of its calls."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        started = time.perf_counter()
+        self.session = open_session(Path(config["path"]), config["runtime"], threads=config["threads"])
+        with np.load(config["inputs"]) as arrays:
+            inputs = tuple(arrays[spec] for spec in arrays.files)
+        self.batches = batches_of(inputs, config["batch"])
+        self.times_ns = np.zeros(MAX_SAMPLES, np.int64)
+        self.calls = 0
+        self.next = 0
+        self.load_s = time.perf_counter() - started
+
+    def run(self, calls: int) -> dict[str, float]:
+        """Run so many calls, going round the batches; every call returns computed results, not queued ones."""
+        run, batches, times, clock = self.session.run, self.batches, self.times_ns, time.perf_counter_ns
+        count, at, sample = len(self.batches), self.next, self.calls
+        cpu = time.process_time_ns()
+        started = previous = clock()
+        for _ in range(calls):
+            run(batches[at])
+            at = at + 1 if at + 1 < count else 0
+            now = clock()
+            times[sample % MAX_SAMPLES] = now - previous
+            previous, sample = now, sample + 1
+        elapsed, cpu = previous - started, time.process_time_ns() - cpu
+        self.next, self.calls = at, sample
+        return {"elapsed_s": elapsed / 1e9, "cpu_s": cpu / 1e9}
+
+    def forget(self) -> dict[str, float]:
+        """Drop the call times so far: they were warm-up."""
+        self.calls = 0
+        return {}
+
+    def summary(self) -> dict[str, Any]:
+        """Percentiles of the call times and the peak memory."""
+        kept = self.times_ns[: min(self.calls, MAX_SAMPLES)]
+        percentiles = (np.percentile(kept, range(101)) / 1e9).tolist() if len(kept) else None
+        return {"calls": self.calls, "percentiles_s": percentiles, "peak_memory_bytes": peak_memory_bytes()}
+
+
+def serve() -> None:
+    """Read the configuration, load, answer commands until the pipe closes."""
+    # A library that prints must not talk into the protocol: keep the pipe for us, point file descriptor 1 at stderr.
+    pipe = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(message: dict[str, Any]) -> None:
+        pipe.write(json.dumps(message) + "\n")
+
+    config = json.loads(sys.stdin.readline())
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, config["cores"])
+    try:
+        worker = Worker(config)
+    except CompressorError as error:
+        answer({"error": str(error)})
+        return
+    info = worker.session.info
+    answer(
+        {
+            "load_s": worker.load_s,
+            "runtime": {
+                "name": info.name,
+                "version": info.version,
+                "device": info.device,
+                "options": dict(info.options),
+            },
+        }
+    )
+    commands = {"forget": worker.forget, "summary": worker.summary}
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer(worker.run(command["calls"]) if command["do"] == "run" else commands[command["do"]]())
+        except CompressorError as error:
+            answer({"error": str(error)})
+            return
+        except MemoryError:
+            answer({"error": "ran out of memory; use a smaller --batch"})
+            return
+
+
+if __name__ == "__main__":
+    serve()
