@@ -148,9 +148,8 @@ def score_delta(baseline: Score, candidate: Score, max_loss: float) -> ScoreDelt
         p_value = stats.mcnemar(*right)
         how = f"{len(right[0])} pairs, Bonett-Price interval, exact McNemar p = {p_value:.2g}"
     else:
-        mean, interval = stats.difference_interval(baseline.per_example, candidate.per_example)
-        if sign * mean != 0 and sign < 0 and interval is not None:
-            interval = (-interval[1], -interval[0])
+        better, worse = (baseline, candidate) if sign > 0 else (candidate, baseline)
+        _, interval = stats.difference_interval(better.per_example or (), worse.per_example or ())
         how = f"{len(baseline.per_example)} pairs, t-interval of the differences"
     if interval is None:
         verdict = "not established"

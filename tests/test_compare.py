@@ -1,0 +1,256 @@
+"""Deltas and verdicts on made-up measurements; every figure here is invented."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compressor import compare
+from compressor.results import (
+    Artifact,
+    Environment,
+    Measurement,
+    MeterInfo,
+    Plan,
+    RuntimeInfo,
+    Score,
+    StageCost,
+    Trial,
+)
+
+ENVIRONMENT = Environment("cpu", (), 2, 2**30, (), "linux", None, None, None, None, 0.0, {})
+PLAN = Plan("quick", 1, 1, 5, 1.0, 1.0, 3.0, 0)
+ARTIFACT = Artifact("model.onnx", "onnx", "00", 1000, (), (), 18, 10, ())
+RAPL = MeterInfo(
+    "rapl", ("package-0", "core-0", "dram-0"), "measured", "package", 1e-3, 1e-6, "powercap", ("package-0", "dram-0")
+)
+CPU = MeterInfo("cpu-time", ("cpu",), "estimated", "process", 0.0, 0.0, "10 W a core, unknown CPU")
+
+
+def measured(
+    arm: str, seconds: list[float], watts: float = 20.0, meter: MeterInfo = RAPL, **fields: Any
+) -> Measurement:
+    """An arm that took so many seconds per inference in each block, at a fixed power."""
+    trials = []
+    for block, each in enumerate(seconds):
+        elapsed = each * 100
+        energy = {
+            f"{meter.name}/{domain}": watts * elapsed * share
+            for domain, share in zip(meter.domains, (1, 0.8, 0.1), strict=False)
+        }
+        trials.append(Trial(block, 100, elapsed, elapsed, energy, 0.0, None))
+    whole = Measurement(
+        arm=arm,
+        role="baseline",
+        artifact=ARTIFACT,
+        runtime=RuntimeInfo("onnxruntime", "1", "cpu", {}),
+        kernels=None,
+        plan=PLAN,
+        environment=ENVIRONMENT,
+        meters=(meter,),
+        trials=tuple(trials),
+        rejected=(),
+        idle_power_w={},
+        latency=None,
+        peak_memory_bytes=None,
+        load_s=1.0,
+        steady=True,
+        score=None,
+    )
+    return replace(whole, **fields)
+
+
+def noisy(mean: float, noise: float, seed: int, blocks: int = 8) -> list[float]:
+    return (mean * np.random.default_rng(seed).lognormal(0, noise, blocks)).tolist()
+
+
+def deltas(comparison: Any) -> dict[str, Any]:
+    return {delta.metric: delta for delta in comparison.deltas}
+
+
+BASE, TWIN, FAST = noisy(0.010, 0.005, 1), noisy(0.010, 0.005, 2), noisy(0.004, 0.005, 3)
+
+
+def test_measured_saving_is_better_and_totals_leave_nested_domains_out() -> None:
+    base, cand = measured("base", BASE), measured("cand", FAST)
+    controls = compare.control(base, measured("twin", TWIN))
+    found = deltas(compare.compare(base, cand, controls))
+    total = found["energy per inference (rapl)"]
+    assert total.verdict == "better"
+    assert total.ratio == pytest.approx(0.4, rel=0.02)
+    assert total.baseline.provenance == "measured"
+    # package + dram, not the core inside the package: 20 W times 1.1
+    assert total.baseline.value == pytest.approx(0.010 * 20 * 1.1, rel=0.02)
+    assert found["energy per inference (rapl/core-0)"].baseline.value == pytest.approx(0.010 * 16, rel=0.02)
+
+
+def test_more_joules_are_worse() -> None:
+    base, cand = measured("base", FAST), measured("cand", BASE)
+    controls = compare.control(base, measured("twin", noisy(0.004, 0.005, 9)))
+    found = deltas(compare.compare(base, cand, controls))
+    assert found["energy per inference (rapl)"].verdict == "worse"
+    assert found[compare.WALL_TIME].verdict == "worse"
+
+
+def test_estimated_joules_never_get_a_verdict() -> None:
+    base, cand = measured("base", BASE, meter=CPU), measured("cand", FAST, meter=CPU)
+    controls = compare.control(base, measured("twin", TWIN, meter=CPU))
+    found = deltas(compare.compare(base, cand, controls))
+    estimate = found["energy per inference (cpu-time)"]
+    assert (estimate.verdict, estimate.reason) == ("not established", "energy is estimated, not measured")
+    assert estimate.candidate.provenance == "estimated"
+    assert found[compare.CPU_TIME].verdict == "better"
+
+
+def test_estimated_and_measured_joules_are_not_set_side_by_side() -> None:
+    other = replace(RAPL, provenance="estimated")
+    found = deltas(compare.compare(measured("base", BASE), measured("cand", FAST, meter=other), ()))
+    assert not [metric for metric in found if metric.startswith("energy")]
+
+
+def test_failed_control_voids_every_verdict() -> None:
+    base, cand = measured("base", BASE), measured("cand", FAST)
+    controls = compare.control(base, measured("twin", noisy(0.011, 0.005, 4)))
+    assert not any(control.passed for control in controls)
+    for delta in compare.compare(base, cand, controls).deltas:
+        if delta.metric != compare.SIZE:
+            assert delta.verdict == "not established"
+            assert delta.reason == "the A/A control failed: two workers on one file differ"
+
+
+def test_difference_below_the_detection_limit_is_not_established() -> None:
+    # The candidate is 1 % faster with hardly any noise, but the twins scatter by 5 %.
+    base = measured("base", [0.010] * 8)
+    controls = compare.control(base, measured("twin", [0.0095, 0.0105] * 4))
+    cand = measured("cand", noisy(0.0099, 0.0001, 5))
+    found = deltas(compare.compare(base, cand, controls))[compare.WALL_TIME]
+    assert found.ci95 is not None
+    assert found.ci95[1] < 1
+    assert found.verdict == "not established"
+    assert found.reason.startswith("smaller than the detection limit of ")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reason"),
+    [(2, "2 finished blocks are too few"), (1, "1 finished blocks are too few")],
+)
+def test_too_few_blocks(blocks: int, reason: str) -> None:
+    base, cand = measured("base", BASE[:blocks]), measured("cand", FAST[:blocks])
+    found = deltas(compare.compare(base, cand, compare.control(base, measured("twin", TWIN[:blocks]))))
+    assert found[compare.CPU_TIME].reason == reason
+
+
+def test_no_block_leaves_the_size_only() -> None:
+    found = compare.compare(measured("base", []), measured("cand", []), ())
+    assert [delta.metric for delta in found.deltas] == [compare.SIZE]
+
+
+def test_blocks_are_paired_by_number() -> None:
+    base, cand = measured("base", BASE), measured("cand", FAST)
+    cand = replace(cand, trials=cand.trials[3:])
+    expected = np.exp(np.mean(np.log(np.divide(FAST[3:], BASE[3:]))))
+    assert deltas(compare.compare(base, cand, ()))[compare.WALL_TIME].ratio == pytest.approx(expected)
+
+
+def test_missing_domain_is_left_out_rather_than_zero() -> None:
+    base, cand = measured("base", BASE), measured("cand", FAST)
+    lost = replace(cand.trials[2], energy_j={"rapl/package-0": 1.0})
+    cand = replace(cand, trials=(*cand.trials[:2], lost, *cand.trials[3:]))
+    found = deltas(compare.compare(base, cand, ()))
+    assert "energy per inference (rapl)" not in found
+    assert "energy per inference (rapl/dram-0)" not in found
+    assert "energy per inference (rapl/package-0)" in found
+
+
+def test_energy_above_idle_takes_the_idle_power_off() -> None:
+    idle = {"rapl/package-0": 9.0, "rapl/core-0": 1.0, "rapl/dram-0": 1.0}
+    base, cand = measured("base", BASE, idle_power_w=idle), measured("cand", FAST, idle_power_w=idle)
+    found = deltas(compare.compare(base, cand, ()))["energy above idle per inference (rapl)"]
+    assert found.baseline.value == pytest.approx(0.010 * (22 - 10), rel=0.02)
+
+
+def test_size_is_exact() -> None:
+    small = replace(ARTIFACT, size_bytes=250)
+    found = deltas(compare.compare(measured("base", BASE), measured("cand", FAST, artifact=small), ()))[compare.SIZE]
+    assert (found.ratio, found.ci95, found.verdict) == (0.25, None, "better")
+
+
+def test_comparable_names_the_keys_that_differ() -> None:
+    base = measured("base", BASE)
+    assert compare.comparable(base, measured("cand", FAST)) == ()
+    other = measured(
+        "cand", FAST, meter=CPU, plan=replace(PLAN, batch=8), environment=replace(ENVIRONMENT, cpu="another")
+    )
+    assert compare.comparable(base, other) == ("environment.cpu", "plan.batch", "meters")
+
+
+def right(*values: int) -> Score:
+    return Score("accuracy", sum(values) / len(values), "fraction", True, tuple(float(v) for v in values))
+
+
+def test_accuracy_is_retained_lost_or_not_established() -> None:
+    base = right(*[1] * 1900, *[0] * 100)
+    kept = compare.score_delta(base, right(*[1] * 1899, *[0] * 101), 0.01)
+    assert (kept.verdict, kept.p_value) == ("retained", 1.0)
+    assert kept.loss == pytest.approx(0.0005)
+    assert compare.score_delta(base, right(*[1] * 1800, *[0] * 200), 0.01).verdict == "lost"
+    assert compare.score_delta(base, right(*[1] * 1880, *[0] * 120), 0.01).verdict == "not established"
+
+
+def test_error_metric_counts_the_other_way() -> None:
+    draw = np.random.default_rng(0)
+    errors = draw.random(500)
+    base = Score("mse", float(errors.mean()), "squared", False, tuple(errors.tolist()))
+    worse = Score("mse", float(errors.mean()) + 0.5, "squared", False, tuple((errors + 0.5).tolist()))
+    found = compare.score_delta(base, worse, 0.1)
+    assert found.loss == pytest.approx(0.5)
+    assert found.ci95 == pytest.approx((0.5, 0.5))
+    assert found.verdict == "lost"
+    assert compare.score_delta(worse, base, 0.1).verdict == "retained"
+
+
+def test_metric_without_values_per_example_has_no_interval() -> None:
+    found = compare.score_delta(Score("f1", 0.9, "fraction", True), Score("f1", 0.89, "fraction", True), 0.02)
+    assert (found.ci95, found.verdict) == (None, "not established")
+    assert found.reason == "f1 has no value per example, so its loss has no interval"
+
+
+def test_break_even_is_cost_over_saving() -> None:
+    stages = [
+        StageCost("int8", 10.0, 12.0, {f"rapl/{d}": e for d, e in zip(RAPL.domains, (300, 200, 30), strict=True)})
+    ]
+    cpu, energy = compare.break_even(measured("base", [0.01] * 5), measured("cand", [0.004] * 5), stages)
+    assert cpu.inferences == pytest.approx(12.0 / 0.006)
+    assert energy.metric == "energy (rapl)"
+    assert energy.inferences == pytest.approx(330 / (0.006 * 22))
+    assert energy.cost.provenance == "measured"
+
+
+def test_break_even_is_never_established_when_nothing_is_saved() -> None:
+    stages = [StageCost("int8", 10.0, 12.0, {})]
+    (cpu,) = compare.break_even(measured("base", BASE), measured("cand", TWIN), stages)
+    assert (cpu.inferences, cpu.reason) == (None, "the interval of the difference reaches 0")
+    (cpu,) = compare.break_even(measured("base", FAST), measured("cand", BASE), stages)
+    assert (cpu.inferences, cpu.reason) == (None, "an inference costs more than before")
+
+
+def test_fastest_baseline_comes_first() -> None:
+    slow, fast, empty = measured("slow", BASE), measured("fast", FAST), measured("empty", [])
+    assert [m.arm for m in compare.fastest_first([empty, slow, fast])] == ["fast", "slow", "empty"]
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.10])
+@pytest.mark.parametrize("blocks", [5, 10, 20])
+def test_control_gives_a_false_verdict_in_at_most_five_per_cent(noise: float, blocks: int) -> None:
+    # 2 000 simulated runs of two equal arms and a twin: how often does the whole chain claim a difference?
+    draw = np.random.default_rng(blocks + round(1000 * noise))
+    claims = 0
+    for _ in range(2000):
+        times = (draw.lognormal(-4, noise, blocks).tolist() for _ in range(3))
+        base, twin, cand = (measured(n, t, meters=()) for n, t in zip(("base", "twin", "cand"), times, strict=True))
+        comparison = compare.compare(base, cand, compare.control(base, twin))
+        claims += deltas(comparison)[compare.WALL_TIME].verdict != "not established"
+    assert claims / 2000 <= 0.05
