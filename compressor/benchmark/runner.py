@@ -22,9 +22,9 @@ from compressor.benchmark.plan import expected_s
 from compressor.benchmark.process import ArmFile, WorkerProcess
 from compressor.environment import LoadMonitor, describe_environment, temperature_c
 from compressor.errors import MeterError
-from compressor.meters.base import Meter, energy_between
+from compressor.meters.base import Meter, MeterOptions, energy_between
 from compressor.meters.metering import process_cpu_clock
-from compressor.meters.registry import MeterOptions, open_ladder, open_meter
+from compressor.meters.registry import open_ladder, open_meter
 from compressor.results import (
     Artifact,
     Environment,
