@@ -191,8 +191,8 @@ class _Line:
         self.task: Task | None = None
 
     def run(self) -> Outcome:
-        from compressor.model.identify import identify
         from compressor.model.base import safe_name
+        from compressor.model.identify import identify
 
         kind = identify(self.job.model)
         name = "-".join([safe_name(self.job.model), *self.job.methods])
@@ -216,13 +216,15 @@ class _Line:
     def _export(self, folder: Path, kind: Any) -> _Exported:
         from compressor.export import check_parity, describe_onnx, export_onnx, export_program
         from compressor.model.base import OnnxModel
+        from compressor.model.identify import FileKind
         from compressor.model.load import load_model
         from compressor.onnx_file import copy_onnx
         from compressor.runtimes.registry import open_session
 
         job = self.job
         example = None
-        if job.data is not None and not kind.has_signature and job.input_shapes is None:
+        tells_its_inputs = kind in (FileKind.EXPORTED_PROGRAM, FileKind.ONNX) or job.input_shapes is not None
+        if job.data is not None and not tells_its_inputs:
             self.task = self._open_task(None)
             example = tuple(x[:2] for x in self.task.test().inputs)
         model = load_model(
@@ -347,9 +349,9 @@ class _Line:
             break_even=tuple(b for base in baselines for b in comparing.break_even(base, candidate, costs)),
             settings=self._settings(),
             command=self.command,
+            notes=tuple(dict.fromkeys(scored.notes)),
         )
-        warnings = (*warnings_of(report), *result.warnings, *scored.notes)
-        return replace(report, headline=headline(report), warnings=tuple(dict.fromkeys(warnings)))
+        return replace(report, headline=headline(report), warnings=(*warnings_of(report), *result.warnings))
 
     def _write(self, folder: Path, report: Report) -> None:
         write_beside(folder / "report.json", dump_report(report))

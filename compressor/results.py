@@ -221,10 +221,12 @@ class Reading:
     Attributes:
         time_s: Monotonic clock.
         energy_j: Joules per domain since some fixed start. A domain that could not be read is absent.
+        epoch: How often the meter has lost count since it was opened; readings of two epochs have no difference.
     """
 
     time_s: float
     energy_j: Mapping[str, float]
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -591,6 +593,7 @@ class Report:
         break_even: When that is paid back.
         settings: Every option of the run, defaults included; enough to repeat it.
         command: The command line that repeats it; empty for the Python API.
+        notes: What was done to the data and the model on the way in, one sentence each.
     """
 
     schema: int
@@ -609,3 +612,4 @@ class Report:
     break_even: tuple[BreakEven, ...]
     settings: Mapping[str, str | int | float | bool | None]
     command: str
+    notes: tuple[str, ...] = ()

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from compressor.errors import MeterError
 from compressor.results import MeterInfo, Reading
 
 
+@dataclass(frozen=True)
+class MeterOptions:
+    """What a meter is told when it is opened; each meter uses what concerns it.
+
+    Attributes:
+        cpu_clock: CPU seconds of the process being measured, its threads included; ``None`` for this process.
+        watts_per_core: The user's figure for the estimate of ``cpu-time``; ``None`` for the table's.
+    """
+
+    cpu_clock: Callable[[], float] | None = None
+    watts_per_core: float | None = None
+
+
 class Meter(Protocol):
     """Something that counts joules.
+
+    A failed read loses no joules by itself: where the counter's next good value still tells how far it went, the
+    count goes on. Where it does not, the reading that notices raises with the cause, and the epoch of later readings is
+    higher, so that no window can reach across the hole.
 
     Attributes:
         info: What it is, where its joules come from and how often its counter moves.
@@ -44,8 +62,10 @@ def energy_between(start: Reading, end: Reading, meter: str) -> Mapping[str, flo
         Joules keyed ``meter/domain``, for the domains in both readings.
 
     Raises:
-        MeterError: Time or energy ran backwards, or a domain vanished meanwhile.
+        MeterError: Time or energy ran backwards, the meter lost count or a domain vanished meanwhile.
     """
+    if end.epoch != start.epoch:
+        raise MeterError("lost count between two readings", where=meter)
     if end.time_s < start.time_s:
         raise MeterError("time ran backwards between two readings", where=meter)
     if lost := start.energy_j.keys() - end.energy_j.keys():
@@ -54,3 +74,25 @@ def energy_between(start: Reading, end: Reading, meter: str) -> Mapping[str, flo
     if negative := [key for key, value in joules.items() if value < 0]:
         raise MeterError(f"counted {joules[negative[0]]:.6g} J in {negative[0]}, less than nothing", where=meter)
     return joules
+
+
+def disjoint(infos: Iterable[MeterInfo]) -> tuple[str, ...]:
+    """The domains of one or several meters that may be added up, because none of them contains another.
+
+    Several meters go together only as one of the CPU and one of the accelerator: whatever covers a board or the machine
+    already holds both.
+
+    Args:
+        infos: What the meters are.
+
+    Returns:
+        Keys ``meter/domain``.
+
+    Raises:
+        MeterError: The meters overlap.
+    """
+    infos = tuple(infos)
+    if len(infos) > 1 and sorted(info.scope for info in infos) != ["device", "package"]:
+        names = " and ".join(info.name for info in infos)
+        raise MeterError(f"{names} may count the same joules and are not added up", mend="take them one by one")
+    return tuple(f"{info.name}/{domain}" for info in infos for domain in info.total or info.domains)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -61,10 +63,19 @@ def load(split: Literal["train", "test"]) -> tuple[NDArray[np.float32], NDArray[
     Raises:
         DataError: The data set is in no known place and could not be fetched, or a file has the wrong hash.
     """
+    pictures, labels = load_bytes(split)
+    return np.divide(pictures, 255, dtype=np.float32), labels
+
+
+def load_bytes(split: Literal["train", "test"]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Load one official split as :func:`load` does, its pictures as grey levels 0..255.
+
+    Raises:
+        DataError: As :func:`load`.
+    """
     prefix = "train" if split == "train" else "t10k"
     pictures = _unpacked(f"{prefix}-images-idx3-ubyte")[16:].reshape(-1, 1, 28, 28)
-    labels = _unpacked(f"{prefix}-labels-idx1-ubyte")[8:]
-    return pictures.astype(np.float32) / np.float32(255), labels.astype(np.int64)
+    return pictures, _unpacked(f"{prefix}-labels-idx1-ubyte")[8:].astype(np.int64)
 
 
 def cache_folder() -> Path:
@@ -77,10 +88,10 @@ def _unpacked(name: str) -> NDArray[np.uint8]:
     path = cache_folder() / name
     if not path.is_file():
         _fetch()
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != _SHA256[name]:
+    data = np.fromfile(path, np.uint8)
+    if hashlib.sha256(data.data).hexdigest() != _SHA256[name]:
         raise DataError("has the wrong SHA-256", where=path, mend="delete it and run again to fetch it anew")
-    return np.frombuffer(data, np.uint8)
+    return data
 
 
 def _fetch() -> None:
@@ -91,7 +102,7 @@ def _fetch() -> None:
             try:
                 packed = source(Path(folder))
                 files = {name: gzip.decompress((packed / f"{name}.gz").read_bytes()) for name in _SHA256}
-            except (OSError, EOFError, subprocess.SubprocessError) as error:
+            except (OSError, EOFError, zlib.error, http.client.HTTPException, subprocess.SubprocessError) as error:
                 tried.append(f"{source.__doc__}: {error}")
                 continue
             wrong = [name for name, data in files.items() if hashlib.sha256(data).hexdigest() != _SHA256[name]]
@@ -108,13 +119,23 @@ def _fetch() -> None:
 
 
 def _store(files: dict[str, bytes]) -> None:
+    """Write all files beside their places, then rename: neither a second process nor a kill sees half of one."""
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        # Beside and renamed: a second process, or a kill, never sees half a file.
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=name, delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(folder / name)
+    beside: dict[Path, Path] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
+                beside[Path(file.name)] = folder / name
+                file.write(data)
+        for written, place in beside.items():
+            written.replace(place)
+    except OSError as error:
+        for written in beside:
+            written.unlink(missing_ok=True)
+        raise DataError(
+            f"cannot be written ({error.strerror})", where=folder, mend="set COMPRESSOR_CACHE to a folder that can"
+        ) from error
 
 
 def _from_installed_package(_: Path) -> Path:

@@ -95,7 +95,7 @@ def test_npz_whose_header_claims_more_than_it_holds(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", header.getvalue() + bytes(8))
     assert message_of(read_npz, path, None, "a") == (
-        f"{path}: x should hold 40000000000000 bytes and has {len(header.getvalue()) + 8}; save it again"
+        f"{path}: x should hold 40000000000000 bytes and has 8; save it again"
     )
 
 
@@ -121,4 +121,4 @@ def test_truncated_npy(tmp_path):
     assert message_of(read_npy, path, "a").startswith(f"{path}: is not a readable .npy file (")
     np.save(path, np.zeros(1000))
     path.write_bytes(path.read_bytes()[:-100])
-    assert message_of(read_npy, path, "a") == f"{path}: a.npy should hold 8000 bytes and has 8028; save it again"
+    assert message_of(read_npy, path, "a") == f"{path}: a.npy should hold 8000 bytes and has 7900; save it again"

@@ -217,7 +217,14 @@ SCORE_NUMBERS = "score with accuracy, balanced-accuracy, f1, precision, recall, 
             spec(None, 12),
             f"r2: compares numbers, and the targets are class labels for a model with output (N, 12); {SCORE_NUMBERS}",
         ),
-        ("mse", FLOATS, spec(None, 3), "mse: the model's output is (N, 3), the targets are (N,)"),
+        (
+            "mse",
+            FLOATS,
+            spec(None, 3),
+            "mse: the model's output is (N, 3), the targets are (N,); "
+            "if they are class numbers, store them as integers",
+        ),
+        ("mse", np.zeros((2, 4)), spec(None, 3), "mse: the model's output is (N, 3), the targets are (N, 4)"),
         ("mse", np.array(["a", "b"]), None, "mse: needs numbers, and the targets are <U1"),
         (
             "agreement",
@@ -248,6 +255,13 @@ def test_what_does_not_fit_is_refused(name, targets, output, message):
 def test_what_fits_is_let_through(name, targets, output):
     metric(name).check(targets, output)
     metric(name).check(targets, None)
+
+
+@pytest.mark.parametrize(("high", "columns"), [(10, 10), (2, 1), (2, 2)])
+def test_the_first_label_out_of_range(high, columns):
+    metric("accuracy").check(np.array([0, high - 1]), spec(None, columns))
+    with pytest.raises(DataError, match=f"^accuracy: labels go up to {high} but the model has {columns} output"):
+        metric("accuracy").check(np.array([0, high]), spec(None, columns))
 
 
 def test_one_class_has_no_auc():

@@ -283,7 +283,7 @@ def test_callable_that_returns_a_task(own):
     ("name", "what"),
     [
         ("fails", "{own}:fails: raised ValueError: no disk"),
-        ("number", "{own}:number: returned a int; return a Task, (x, y), or a dict with x and y"),
+        ("number", "{own}:number: returned an object of type int; return a Task, (x, y), or a dict with x and y"),
         ("pairs", "{own}: has no 'pairs'; did you mean 'pair'? known: bare, fails, keys, number, pair, task"),
         ("table", "{own}: 'table' is a list, not a callable"),
     ],

@@ -61,7 +61,7 @@ def test_what_is_not_used_is_said():
     ("keys", "inputs", "message"),
     [
         ("", None, "d: has no x; keys: none"),
-        ("a b", TWO, "d: has no the model's inputs ids, mask; keys: a, b"),
+        ("a b", TWO, "d: has none of the model's inputs ids, mask; keys: a, b"),
         ("ids y", TWO, "d: lacks the model's input mask; keys: ids, y"),
         ("train_x train_y", None, "d: has train_x but no test_x to score"),
         ("calibration_x", None, "d: has calibration_x but no test_x to score"),

@@ -1,0 +1,330 @@
+"""PyTorch to files: the exported program (the baseline as the user runs it) and ONNX, checked against each other.
+
+What is written is the same for the same weights, whichever file they came from: names that the exporter invents are
+replaced by the layers' names, and what it notes down beside them (stack traces, paths of this machine) is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sysconfig
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import ExportError
+from compressor.onnx_file import canonical, external_files, save_onnx, staged
+from compressor.results import Artifact, Parity, Step, TensorSpec
+from compressor.task.base import Arrays
+
+if TYPE_CHECKING:
+    import onnx
+    from torch.export import ExportedProgram
+
+    from compressor.model.base import TorchModel
+
+OPSET = 20
+"""ONNX operator set that is written: the first with Gelu as one operator."""
+
+PARITY_BATCH = 64
+"""Examples per call when outputs are compared."""
+
+
+class Runnable(Protocol):
+    """What :func:`check_parity` needs of a session."""
+
+    inputs: tuple[TensorSpec, ...]
+
+    def run(self, inputs: Arrays) -> tuple[NDArray[np.generic], ...]:
+        """Compute all outputs of one batch."""
+
+
+def export_program(model: TorchModel, target: Path) -> Artifact:
+    """Write the model as PyTorch's exported program, unchanged: the baseline.
+
+    Args:
+        model: The model, in eval mode; axes whose size is ``None`` in its inputs stay free.
+        target: The ``.pt2`` file to write.
+
+    Returns:
+        What was written; its path is the file's name.
+
+    Raises:
+        ExportError: ``torch.export`` cannot trace the model.
+    """
+    import torch
+
+    program = _trace(model)
+    with staged(target) as path, _quiet():
+        torch.export.save(program, path)
+    outputs = []
+    nodes = {node.name: node for node in program.graph.nodes}
+    for name in program.graph_signature.user_outputs:
+        value = nodes[name].meta.get("val") if name in nodes else None
+        if isinstance(value, torch.Tensor):
+            shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+            outputs.append(TensorSpec(name, str(value.dtype).removeprefix("torch."), shape))
+    return Artifact(
+        path=target.name,
+        format="pt2",
+        sha256=_sha256([target]),
+        size_bytes=target.stat().st_size,
+        inputs=model.inputs,
+        outputs=tuple(outputs),
+        opset=None,
+        parameters=sum(parameter.numel() for parameter in program.parameters()),
+        steps=(*model.steps, Step("export", {"format": "pt2"})),
+    )
+
+
+def export_onnx(model: TorchModel, target: Path) -> Artifact:
+    """Write the model as ONNX, through PyTorch's dynamo exporter.
+
+    Args:
+        model: The model, in eval mode; axes whose size is ``None`` in its inputs stay free.
+        target: The ``.onnx`` file to write; weights go to ``NAME.onnx.data`` beside it if they exceed
+            :data:`~compressor.onnx_file.INLINE_LIMIT_BYTES`.
+
+    Returns:
+        What was written; its path is the file's name.
+
+    Raises:
+        ExportError: The model cannot be traced, or holds an operator that ONNX does not have.
+    """
+    import torch
+
+    program = _trace(model)
+    try:
+        with _quiet():
+            exported = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, input_names=[x.name for x in model.inputs], verbose=False
+            )
+    except Exception as error:  # the exporter's own errors share no public base
+        raise _onnx_error(error, program, model.name) from error
+    if exported is None:  # only an exporter with an older interface returns nothing
+        raise ExportError("the exporter returned nothing", where=model.name, mend="report it with the model")
+    proto = canonical(exported.model_proto, set(program.state_dict), model.inputs)
+    save_onnx(proto, target)
+    return describe_onnx(target, (*model.steps, Step("export", {"format": "onnx", "opset": OPSET})), target.parent)
+
+
+def check_parity(
+    reference: Runnable, session: Runnable, inputs: Arrays, *, reference_name: str, tolerance: float | None
+) -> Parity:
+    """Run two sessions on the same inputs and compare all their outputs.
+
+    Args:
+        reference: The session that is right by definition.
+        session: The session to check.
+        inputs: One array per model input, ``(N, …)`` each.
+        reference_name: What the report calls the reference.
+        tolerance: Bound on the relative error of each output (norm of the difference over norm of the reference);
+            ``None`` to only record it.
+
+    Returns:
+        How far they are apart; ``relative`` is that of the worst output.
+
+    Raises:
+        ExportError: They are further apart than ``tolerance``, differ in number or shape of outputs, or an output
+            is not finite.
+    """
+    count = len(inputs[0])
+    expected, found = _outputs(reference, inputs), _outputs(session, inputs)
+    shapes, others = [x.shape for x in expected], [x.shape for x in found]
+    if shapes != others:
+        raise ExportError(f"outputs have the shapes {others}, those of {reference_name} {shapes}", where="parity")
+    max_abs = relative = 0.0
+    for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+        a, b = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+        for who, values in ((reference_name, a), ("the exported model", b)):
+            if not np.isfinite(values).all():
+                raise ExportError(
+                    f"output {index} of {who} is not finite", where="parity", mend="check the inputs and the weights"
+                )
+        if a.size:
+            max_abs = max(max_abs, float(np.abs(a - b).max()))
+            size, distance = float(np.linalg.norm(a)), float(np.linalg.norm(a - b))
+            relative = max(relative, distance / size if size else (0.0 if distance == 0 else float("inf")))
+    scores = expected[0].ndim == 2 and expected[0].shape[1] > 1 and np.issubdtype(expected[0].dtype, np.floating)
+    same = float(np.mean(expected[0].argmax(1) == found[0].argmax(1))) if scores else None
+    if tolerance is not None and relative > tolerance:
+        raise ExportError(
+            f"outputs differ from {reference_name} by {relative:.3g} (relative), more than {tolerance:.3g}",
+            where="parity",
+            mend="the model may behave differently when traced (random numbers, Python branches on its input)",
+        )
+    return Parity(reference_name, count, max_abs, relative, same, tolerance)
+
+
+def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None) -> Artifact:
+    """Say what an ONNX file holds.
+
+    Args:
+        path: The file, its external data beside it.
+        steps: How it came about.
+        root: Folder that the record's path is relative to; the file's own if ``None``.
+
+    Returns:
+        The record; hash and size cover the external data.
+
+    Raises:
+        ModelError: The file is not ONNX, or its external data are missing or outside its folder.
+    """
+    import onnx
+
+    files = sorted((path, *external_files(path)), key=lambda file: file.name)
+    proto = onnx.load(str(path), load_external_data=False)
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    scales = {name for node in proto.graph.node if node.op_type.endswith("eLinear") for name in list(node.input)[1:]}
+    return Artifact(
+        path=str(path.relative_to(root or path.parent)),
+        format="onnx",
+        sha256=_sha256(files),
+        size_bytes=sum(file.stat().st_size for file in files),
+        inputs=tuple(_spec(value) for value in proto.graph.input if value.name not in weights),
+        outputs=tuple(_spec(value) for value in proto.graph.output),
+        opset=next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
+        # Scales, zero points, shapes and axes are no weights.
+        parameters=sum(
+            int(np.prod(tensor.dims))
+            for tensor in proto.graph.initializer
+            if tensor.dims and tensor.name not in scales and tensor.data_type != onnx.TensorProto.INT64
+        ),
+        steps=steps,
+    )
+
+
+def _trace(model: TorchModel) -> ExportedProgram:
+    """Trace with every axis free that the model's inputs leave free.
+
+    ``Dim.DYNAMIC`` rather than a named ``Dim``: it takes over the bounds of a program that was exported before.
+    """
+    import torch
+    from torch.export import Dim
+
+    free = tuple(
+        {axis: Dim.DYNAMIC for axis, size in enumerate(spec.shape) if size is None} or None for spec in model.inputs
+    )
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.export.export(model.module, model.example_inputs, dynamic_shapes=free)
+    except Exception as error:  # torch raises UserError, GuardOnDataDependentSymNode, the model's own errors, …
+        raise _trace_error(error, model.name) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's tracing notes and deprecation warnings of its own code from the user; errors are raised, not logged.
+
+    They come from inside torch 2.13 (LeafSpec, missing torchvision operators, dumps of a graph that failed) and there
+    is nothing in the model that the user could mend to be rid of them.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _trace_error(error: Exception, name: str) -> ExportError:
+    """Turn a failure of ``torch.export`` into one line that says where and what to change."""
+    text = str(error)
+    where = f"{name}, {line}" if (line := _user_line(error)) else name
+    if "data-dependent" in text or type(error).__name__ == "GuardOnDataDependentSymNode":
+        return ExportError(
+            "what the model does depends on the values of its input",
+            where=where,
+            mend="replace the Python branch or .item() by torch.where, or by torch.cond",
+        )
+    if fixed := re.search(r"specialized it to be a constant \((\d+)\)", text):
+        return ExportError(
+            f"its forward() fixes an axis that should be free to {fixed[1]}",
+            where=where,
+            mend="use x.shape[0] or -1 where a reshape or view has that number, or give the model a fixed batch",
+        )
+    return ExportError(
+        f"torch.export cannot trace it: {_first_line(text)}",
+        where=where,
+        mend="use torch operations only, with shapes that follow from the inputs' shapes",
+    )
+
+
+def _onnx_error(error: Exception, program: ExportedProgram, name: str) -> ExportError:
+    """Name the operator that ONNX does not have, and the line of the model that calls it."""
+    text = f"{error} {error.__cause__ or ''}"
+    found = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
+    if not found:
+        return ExportError(f"cannot become ONNX: {_first_line(text)}", where=name, mend="report it with the model")
+    operator = found[1].replace(".", "::")
+    node = next((node for node in program.graph.nodes if str(node.target).startswith(found[1])), None)
+    frames = re.findall(r'File "([^"]+)", line (\d+)', (node.stack_trace or "") if node is not None else "")
+    frames = [frame for frame in frames if not _is_library(frame[0])]
+    where = f"{name}, {Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else name
+    return ExportError(
+        f"ONNX has no operator for {operator}",
+        where=where,
+        mend="write it with standard torch operations, or move it out of the model",
+    )
+
+
+def _user_line(error: Exception) -> str | None:
+    """Find the last line of the model's code that the error went through, as ``file.py:12 'code'``."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} '{frames[-1].line}'" if frames else None
+
+
+def _is_library(file: str) -> bool:
+    """Whether a line of code is torch's, Python's, generated or ours, rather than the model's."""
+    import torch
+
+    path = Path(file)
+    standard = Path(sysconfig.get_paths()["stdlib"]) in path.parents and "site-packages" not in path.parts
+    return file.startswith("<") or file == __file__ or standard or Path(torch.__file__).parent in path.parents
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
+
+
+def _outputs(session: Runnable, inputs: Arrays) -> tuple[NDArray[np.generic], ...]:
+    """All outputs over all examples, in calls of the model's own batch size if that is fixed."""
+    count = len(inputs[0])
+    fixed = session.inputs[0].shape[0] if session.inputs[0].shape else None
+    size = fixed or PARITY_BATCH
+    # A last call that would be too small for a fixed batch starts again from the first example.
+    ends = -(-count // size) * size if fixed else count
+    order = np.arange(ends) % count
+    calls = [session.run(tuple(x[order[i : i + size]] for x in inputs)) for i in range(0, ends, size)]
+    return tuple(
+        np.concatenate([np.atleast_1d(call[index]) for call in calls])[: count if fixed else None]
+        for index in range(len(calls[0]))
+    )
+
+
+def _sha256(files: list[Path]) -> str:
+    """Hash files one after the other, a piece at a time."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return TensorSpec(value.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)

@@ -1,0 +1,42 @@
+"""The methods by name; a method's module is imported when the method is first used."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import fields
+from typing import Any
+
+from compressor.errors import MethodError, nearest
+from compressor.passes.base import GraphPass
+
+METHODS = {"int8": "compressor.passes.int8:Int8"}
+"""Method to the class that does it, ``module:Class``."""
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods, sorted."""
+    return tuple(sorted(METHODS))
+
+
+def make_pass(name: str, **settings: Any) -> GraphPass:
+    """Make a method with its settings.
+
+    Args:
+        name: The method's name.
+        settings: Its settings; those left out keep their defaults.
+
+    Returns:
+        The method, ready to be applied.
+
+    Raises:
+        MethodError: There is no such method or setting, or a setting is out of range.
+    """
+    if name not in METHODS:
+        raise MethodError(f"no method '{name}'", mend=nearest(name, METHODS))
+    module, _, attribute = METHODS[name].partition(":")
+    kind = getattr(importlib.import_module(module), attribute)
+    known = [field.name for field in fields(kind)]
+    if unknown := sorted(settings.keys() - set(known)):
+        raise MethodError(f"has no setting '{unknown[0]}'", where=name, mend=nearest(unknown[0], known))
+    made: GraphPass = kind(**settings)
+    return made

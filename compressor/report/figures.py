@@ -1,0 +1,426 @@
+"""The report's plots, as SVG that takes its colours and its font from the page around it.
+
+Matplotlib draws with placeholder colours, which are then replaced by CSS variables: one drawing serves light, dark and
+print. Arms are told apart by position, marker and name, never by colour alone.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compressor.report import aggregates, comparing, numbers
+from compressor.report.text import clean, shorten
+from compressor.results import Comparison, Delta, Measurement, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+_INK, _FAINT, _BASELINE, _CANDIDATE, _GOOD, _BAD, _BAND = (f"#{i:02x}fe{i:02x}" for i in range(1, 8))
+_VARIABLES = {
+    _INK: "currentColor",
+    _FAINT: "var(--faint)",
+    _BASELINE: "var(--baseline)",
+    _CANDIDATE: "var(--candidate)",
+    _GOOD: "var(--good)",
+    _BAD: "var(--bad)",
+    _BAND: "var(--band)",
+}
+_COLOURS = {"baseline": _BASELINE, "control": _FAINT, "candidate": _CANDIDATE}
+_MARKERS = {"baseline": "o", "control": "D", "candidate": "s"}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "compressor",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _BAND,
+    "grid.linewidth": 0.8,
+    "xtick.color": _FAINT,
+    "xtick.labelcolor": _INK,
+    "ytick.color": _FAINT,
+    "ytick.labelcolor": _INK,
+}
+_WIDTH = 5.4
+_NAME = 24
+_LABELLED = 8
+_ROWS = 40
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot to set into a page.
+
+    Attributes:
+        svg: An ``<svg>`` element with a title and a description.
+        caption: What it shows, as plain text.
+    """
+
+    svg: str
+    caption: str
+
+
+def figures(report: Report) -> dict[str, Figure]:
+    """Draw what the report's data allow.
+
+    Args:
+        report: The record.
+
+    Returns:
+        Up to four figures, keyed ``cost``, ``ratios``, ``latency`` and ``size``; one that has no data is absent.
+    """
+    drawers: dict[str, Callable[[Report], Figure | None]] = {
+        "cost": _cost,
+        "ratios": _ratios,
+        "latency": _latency,
+        "size": _size,
+    }
+    return {key: figure for key, draw in drawers.items() if (figure := draw(report)) is not None}
+
+
+def _draw(key: str, title: str, description: str, height: float, paint: Callable[[Axes], None]) -> str:
+    """Run ``paint`` on fresh axes and turn the result into an element of a page."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as NewCanvas
+
+    # Only the styles of this drawing: neither pyplot nor the user's global settings are touched.
+    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}):
+        canvas: Canvas = NewCanvas(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasSVG(canvas)
+        axes = canvas.subplots()
+        paint(axes)
+        out = io.StringIO()
+        canvas.savefig(
+            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None}
+        )
+    return _element(out.getvalue(), key, title, description)
+
+
+def _element(svg: str, key: str, title: str, description: str) -> str:
+    """Strip a stand-alone SVG to an element: own ids, the page's colours and font, a title and a description."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', body)
+    body = body[body.index(">") + 1 :]
+    body = body.replace("xlink:href", "href")
+    body = re.sub(r'(id="|url\(#|href="#)', rf"\1{key}-", body)
+    for placeholder, variable in _VARIABLES.items():
+        body = body.replace(placeholder, variable)
+    body = re.sub(r"font: (?:[\w.]+ )*?([\d.]+px) [^;\"]+", r"font-size: \1", body)
+    return (
+        f'<svg role="img" aria-labelledby="{key}-title {key}-desc" viewBox="{box[1] if box else "0 0 400 300"}">'
+        f'<title id="{key}-title">{html.escape(title)}</title><desc id="{key}-desc">{html.escape(description)}</desc>'
+        f"{body.strip()}"
+    )
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib must not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _name(text: str) -> str:
+    return _plain(shorten(clean(text), _NAME))
+
+
+def _unit(values: Sequence[float], unit: str) -> tuple[float, str]:
+    """One scale and label for a whole axis, from its middle value."""
+    label = numbers.quantity(sorted(values)[len(values) // 2], unit).rsplit(" ", 1)[-1]
+    return {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "m": 1e-3, "µ": 1e-6, "n": 1e-9}.get(
+        label.removesuffix(unit), 1.0
+    ), label
+
+
+@dataclass(frozen=True)
+class _Point:
+    name: str
+    role: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+def _points(report: Report) -> tuple[list[_Point], str, str]:
+    """What an inference costs in each arm; joules where any were read, else CPU time; with the axis label and unit."""
+    meter = aggregates.primary_meter(report)
+    points = []
+    # A twin would only hide the arm whose file it runs.
+    for m in (m for m in report.measurements if m.role != "control"):
+        if meter is None:
+            amount = aggregates.cpu_time(report, m)
+        else:
+            own = aggregates.meter_of(m, meter.name)
+            # An arm with another provenance has no place on this axis.
+            if own is None or own.provenance != meter.provenance:
+                continue
+            amount = aggregates.energy(report, m, own)
+        if (q := amount.quantity) is not None:
+            points.append(_Point(m.arm, m.role, q.value, q.ci95))
+    if meter is None:
+        return points, "CPU time per inference", "s"
+    name = clean(meter.name, 20)
+    if meter.provenance == "estimated":
+        return points, f"ESTIMATED energy per inference ({name})", "J"
+    return points, f"energy per inference, {meter.provenance} ({name})", "J"
+
+
+def _cost(report: Report) -> Figure | None:
+    """Score against the cost of an inference, or the cost alone where there is no score."""
+    points, label, unit = _points(report)
+    if not points:
+        return None
+    scale, shown_unit = _unit([p.value for p in points], unit)
+    scores = {m.arm: m.score for m in report.measurements if m.score is not None}
+    axis = f"{label}, {shown_unit}"
+    listed = "; ".join(f"{clean(p.name, 60)} {numbers.with_interval(p.value, unit, p.interval)}" for p in points[:12])
+    if any(p.name not in scores for p in points):
+        rows = [(p.name, p.role, p.value / scale, _scaled(p.interval, scale)) for p in points[:_ROWS]]
+        title = label[:1].upper() + label[1:]
+        svg = _draw("cost", title, listed, _height(len(rows)), lambda axes: _dots(axes, rows, axis))
+        return Figure(svg, f"{title} of each arm, with 95 % intervals. Further left is cheaper.")
+    score_name = comparing.score_label(report)
+    title = f"{score_name} against {label}"
+
+    def paint(axes: Axes) -> None:
+        boxes: list[tuple[float, float, float, float]] = []
+        percent = scores[points[0].name].unit == "fraction"
+        factor = 100.0 if percent else 1.0
+        for p in points:
+            score = scores[p.name]
+            spread = aggregates.score_interval(score)
+            x, y = p.value / scale, score.value * factor
+            across = _bars(x, _scaled(p.interval, scale))
+            up = _bars(y, None if spread is None else (spread[0] * factor, spread[1] * factor))
+            colour = _COLOURS[p.role]
+            axes.errorbar(x, y, up, across, color=colour, marker=_MARKERS[p.role], ms=7, lw=0, elinewidth=1.4)
+        axes.set_xlim(left=0)
+        axes.margins(y=0.25)
+        axes.set_xlabel(_plain(axis))
+        axes.set_ylabel(_plain(shorten(score_name, 40) + (", %" if percent else "")))
+        ends = axes.get_xlim(), axes.get_ylim()
+        for p in points if len(points) <= _LABELLED else []:
+            _label(axes, _name(p.name), p.value / scale, scores[p.name].value * factor, ends, boxes)
+
+    better = "up" if scores[points[0].name].higher_is_better else "down"
+    caption = f"{title}; 95 % intervals of both. Better is {better} and to the left."
+    if len(points) > _LABELLED:
+        caption += " Squares are compressed arms, circles baselines; their names are in the table."
+    return Figure(_draw("cost", title, listed, 3.5, paint), caption)
+
+
+def _label(
+    axes: Axes,
+    text: str,
+    x: float,
+    y: float,
+    ends: tuple[tuple[float, float], tuple[float, float]],
+    boxes: list[tuple[float, float, float, float]],
+) -> None:
+    """Write a name beside its point where it covers no other name and stays within the axes."""
+    (left, right), (bottom, top) = ends
+    at = (x - left) / (right - left), (y - bottom) / (top - bottom)
+    # Shares of the axes, which are about 330 points wide and 190 high.
+    width, height = len(text) * 5.6 / 330, 13 / 190
+    for dx, dy in [
+        (0.02, 0.05),
+        (-0.02 - width, 0.05),
+        (0.02, -0.09),
+        (-0.02 - width, -0.09),
+        (0.02, 0.13),
+        (0.02, -0.17),
+    ]:
+        box = (at[0] + dx, at[1] + dy, at[0] + dx + width, at[1] + dy + height)
+        if box[0] < 0 or box[2] > 1.02 or box[1] < 0 or box[3] > 1:
+            continue
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes):
+            continue
+        boxes.append(box)
+        axes.text(box[0], box[1], text, transform=axes.transAxes, va="bottom")
+        return
+
+
+def _scaled(interval: tuple[float, float] | None, scale: float) -> tuple[float, float] | None:
+    return None if interval is None else (interval[0] / scale, interval[1] / scale)
+
+
+def _bars(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
+    """Distances to both ends, as matplotlib wants them."""
+    return None if interval is None else [[max(value - interval[0], 0.0)], [max(interval[1] - value, 0.0)]]
+
+
+def _height(rows: int) -> float:
+    return 0.9 + 0.34 * max(rows, 2)
+
+
+def _names(axes: Axes, names: Sequence[str]) -> None:
+    """Rows from the top, named at the left."""
+    axes.set_yticks(range(len(names)), [_name(n) for n in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+_Row = tuple[str, str, float, tuple[float, float] | None]
+
+
+def _dots(axes: Axes, rows: Sequence[_Row], label: str) -> None:
+    for i, (_, role, value, interval) in enumerate(rows):
+        axes.errorbar(
+            value,
+            i,
+            None,
+            _bars(value, interval),
+            color=_COLOURS[role],
+            marker=_MARKERS[role],
+            ms=7,
+            lw=0,
+            elinewidth=1.4,
+        )
+    _names(axes, [row[0] for row in rows])
+    axes.set_xlim(left=0)
+    axes.set_xlabel(_plain(label))
+
+
+def _ratios(report: Report) -> Figure | None:
+    """Ratios of the first candidates, with intervals and the detection limit as a band."""
+    from compressor.compare import CPU_TIME, WALL_TIME, energy_metric
+
+    meter = aggregates.primary_meter(report)
+    # Estimated joules are CPU time in other clothes: they are not set beside what was measured.
+    wanted = {CPU_TIME, WALL_TIME} | (
+        {energy_metric(meter.name)} if meter and meter.provenance != "estimated" else set()
+    )
+    rows = [
+        (comparison, delta)
+        for comparison in report.comparisons
+        for delta in comparison.deltas
+        if delta.metric in wanted and len(aggregates.sources(delta)) < 2
+    ][:_ROWS]
+    if not rows:
+        return None
+    title = "Ratio to each baseline, with 95 % interval and detection limit"
+    listed = "; ".join(
+        f"{clean(c.candidate, 40)} against {clean(c.baseline, 40)}, {clean(d.metric, 60)}: "
+        f"{numbers.ratio(d.ratio, d.ci95)}"
+        for c, d in rows[:12]
+    )
+    svg = _draw("ratios", title, listed, 1.0 + 0.46 * max(len(rows), 2), lambda axes: _forest(report, axes, rows))
+    caption = (
+        "Candidate over baseline, 1 is no change, with 95 % intervals. Grey: what the A/A control could not tell from "
+        "noise. Filled marks have a verdict, hollow ones have none."
+    )
+    return Figure(svg, caption)
+
+
+def _forest(report: Report, axes: Axes, rows: Sequence[tuple[Comparison, Delta]]) -> None:
+    axes.set_xscale("log")
+    for i, (comparison, delta) in enumerate(rows):
+        control = aggregates.control_for(report, delta.metric, comparison.baseline)
+        if control is not None and control.detection_limit:
+            edge = 1 + control.detection_limit
+            axes.fill_betweenx([i - 0.42, i + 0.42], 1 / edge, edge, color=_FAINT, alpha=0.35, lw=0)
+        tone = comparing.verdict(report, delta).tone
+        colour = {"good": _GOOD, "bad": _BAD}.get(tone, _FAINT)
+        axes.errorbar(
+            delta.ratio,
+            i,
+            None,
+            _bars(delta.ratio, delta.ci95),
+            color=colour,
+            marker="s",
+            ms=7,
+            lw=0,
+            elinewidth=1.6,
+            mfc=colour if tone in ("good", "bad") else "none",
+        )
+    axes.axvline(1, color=_INK, lw=1)
+    _names(axes, ["" for _ in rows])
+    names = [
+        f"{clean(d.metric).replace(' per inference', '')}\nvs {shorten(clean(c.baseline), _NAME)}" for c, d in rows
+    ]
+    axes.set_yticks(range(len(rows)), [_plain(n) for n in names])
+    ends = [x for _, d in rows for x in (d.ratio, *(d.ci95 or ()))]
+    low, high = min(0.85, *ends) * 0.9, max(1.15, *ends) * 1.1
+    axes.set_xlim(low, high)
+    steps = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100]
+    ticks = [x for x in steps if low <= x <= high]
+    gap = math.log(high / low) / 12
+    kept = [t for i, t in enumerate(ticks) if t == 1 or (abs(math.log(t)) > gap and (i % 2 == 0 or len(ticks) < 8))]
+    axes.set_xticks(kept, [f"{t:g}×" for t in kept])
+    axes.minorticks_off()
+    axes.set_xlabel("candidate / baseline (less is better)")
+
+
+def _latency(report: Report) -> Figure | None:
+    """Where the calls of each arm lie, by percentiles."""
+    rows = [m for m in report.measurements if m.latency is not None][:_ROWS]
+    if not rows:
+        return None
+    batch = rows[0].plan.batch
+    scale, unit = _unit([m.latency.p50_s for m in rows if m.latency], "s")
+    title = f"Latency of a call of {batch}"
+    listed = "; ".join(
+        f"{clean(m.arm, 60)}: p50 {numbers.quantity(m.latency.p50_s, 's')}, "
+        f"p90 {numbers.quantity(m.latency.p90_s, 's')}, p99 {numbers.quantity(m.latency.p99_s, 's')}"
+        for m in rows[:12]
+        if m.latency
+    )
+    svg = _draw("latency", title, listed, _height(len(rows)), lambda axes: _spans(axes, rows, scale, unit, batch))
+    caption = (
+        f"Time of one call of {batch}: mark at the median, thick bar from the 10th to the 90th percentile, "
+        "thin line from the 1st to the 99th."
+    )
+    return Figure(svg, caption)
+
+
+def _spans(axes: Axes, rows: Sequence[Measurement], scale: float, unit: str, batch: int) -> None:
+    for i, m in enumerate(rows):
+        latency = m.latency
+        if latency is None:
+            continue
+        at = [x / scale for x in latency.percentiles_s]
+        if len(at) != 101:
+            at = [latency.p50_s / scale] * 90 + [latency.p90_s / scale] * 9 + [latency.p99_s / scale] * 2
+        colour = _COLOURS[m.role]
+        axes.plot([at[1], at[99]], [i, i], color=colour, lw=1.4)
+        axes.plot([at[10], at[90]], [i, i], color=colour, lw=6, alpha=0.55, solid_capstyle="butt")
+        axes.plot(latency.p50_s / scale, i, color=colour, marker=_MARKERS[m.role], ms=7)
+    _names(axes, [m.arm for m in rows])
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"time per call of {batch}, {unit}")
+
+
+def _size(report: Report) -> Figure | None:
+    """Bytes of each arm's file; a twin shares its original's."""
+    rows = [m for m in report.measurements if m.role != "control"][:_ROWS]
+    if not rows:
+        return None
+    scale, unit = _unit([m.artifact.size_bytes for m in rows], "B")
+    listed = "; ".join(f"{clean(m.arm, 60)}: {numbers.quantity(m.artifact.size_bytes, 'B')}" for m in rows[:12])
+
+    def paint(axes: Axes) -> None:
+        sizes = [m.artifact.size_bytes / scale for m in rows]
+        axes.barh(range(len(rows)), sizes, height=0.5, color=[_COLOURS[m.role] for m in rows], alpha=0.85)
+        for i, m in enumerate(rows):
+            text = numbers.quantity(m.artifact.size_bytes, "B")
+            axes.annotate(text, (sizes[i], i), xytext=(5, 0), textcoords="offset points", va="center")
+        _names(axes, [m.arm for m in rows])
+        axes.set_xlim(0, max(sizes) * 1.22 or 1)
+        axes.set_xlabel(f"file size, {unit}")
+
+    svg = _draw("size", "Size of the model files", listed, _height(len(rows)), paint)
+    return Figure(svg, "Size of each arm's model file with its external data.")

@@ -1,0 +1,156 @@
+"""The first screen: provenance, verdicts and the few figures that matter, next to the headline."""
+
+from __future__ import annotations
+
+from compressor.compare import CPU_TIME, energy_metric
+from compressor.report import aggregates, comparing, numbers
+from compressor.report.model import Cell, Chip, KeyFigure, Tone
+from compressor.report.text import clean
+from compressor.results import Comparison, Delta, Report
+
+_KEY_FIGURES = 4
+
+
+def _main(report: Report) -> Comparison | None:
+    """The comparison that the headline rests on: the first."""
+    return report.comparisons[0] if report.comparisons else None
+
+
+def _energy_delta(report: Report, comparison: Comparison | None) -> Delta | None:
+    meter = aggregates.primary_meter(report)
+    if comparison is None or meter is None:
+        return None
+    return next((d for d in comparison.deltas if d.metric == energy_metric(meter.name)), None)
+
+
+def _mixed(report: Report) -> bool:
+    """Whether one arm of the main comparison has measured joules where the other has estimated ones."""
+    comparison = _main(report)
+    if comparison is None:
+        return False
+    arms = [m for m in report.measurements if m.arm in (comparison.baseline, comparison.candidate)]
+    best = {meter.provenance for m in arms if (meter := aggregates.best_meter(m)) is not None}
+    return len(best) > 1
+
+
+def _energy_chip(report: Report) -> Chip:
+    read = aggregates.read_meters(report)
+    if not read:
+        return Chip("Energy", "not read", "open")
+    if _mixed(report):
+        return Chip("Energy", "measured in one arm, estimated in the other: not comparable", "void")
+    name = clean(read[0].name, 40)
+    if read[0].provenance == "estimated":
+        return Chip("Energy", f"estimated, not measured ({name})", "estimated")
+    if read[0].provenance == "replayed":
+        return Chip("Energy", f"replayed from a recording ({name})", "open")
+    return Chip("Energy", f"measured ({name}, {read[0].scope})", "measured")
+
+
+def _verdict_chip(report: Report) -> Chip | None:
+    """The verdict on energy where it was measured, on CPU time where it was not."""
+    comparison = _main(report)
+    if comparison is None:
+        return None
+    names = {comparison.baseline, comparison.candidate}
+    empty = [clean(m.arm, 60) for m in report.measurements if m.arm in names and not m.trials]
+    if empty:
+        return Chip("Nothing measured", f"{' and '.join(empty)}: no finished block", "void")
+    energy = _energy_delta(report, comparison)
+    cpu = next((d for d in comparison.deltas if d.metric == CPU_TIME), None)
+    delta = energy if energy is not None and "estimated" not in aggregates.sources(energy) else cpu
+    if delta is None:
+        return Chip("Saving", "not established", "open")
+    label = "Energy per inference" if delta is energy else "CPU time per inference"
+    cell = comparing.verdict(report, delta)
+    words = {"better": "less, established", "worse": "MORE, established", "not established": "saving not established"}
+    return Chip(label, words.get(cell.text, cell.text), cell.tone)
+
+
+def _score_chip(report: Report) -> Chip:
+    comparison = _main(report)
+    score = comparison.score if comparison is not None else None
+    if score is None:
+        return Chip("Score", "none: no task was given", "open")
+    cell = comparing.score_verdict(score)
+    within = f" within {numbers.margin(score.max_loss, score.unit)}" if score.verdict == "retained" else ""
+    return Chip(comparing.score_label(report), f"{cell.text}{within}", cell.tone)
+
+
+def _control_chip(report: Report) -> Chip:
+    if not report.control:
+        return Chip("A/A control", "not run", "open")
+    if aggregates.failed_controls(report):
+        return Chip("A/A control", "FAILED, verdicts void", "void")
+    if aggregates.unfinished_controls(report):
+        return Chip("A/A control", "not established: too few blocks", "open")
+    return Chip("A/A control", "passed", "good")
+
+
+def chips(report: Report) -> tuple[Chip, ...]:
+    """Provenance, verdict, score and control."""
+    found = (_energy_chip(report), _verdict_chip(report), _score_chip(report), _control_chip(report))
+    return tuple(chip for chip in found if chip is not None)
+
+
+def tone(report: Report) -> Tone:
+    """How the headline is set: as the verdict on energy or, where that was not measured, on CPU time."""
+    if aggregates.failed_controls(report):
+        return "void"
+    chip = _verdict_chip(report)
+    return chip.tone if chip is not None else "open"
+
+
+def against(report: Report) -> str:
+    """Which arms the key figures compare."""
+    comparison = _main(report)
+    return "" if comparison is None else comparing.title(report, comparison)
+
+
+def key_figures(report: Report) -> tuple[KeyFigure, ...]:
+    """Energy, CPU time, score and size of the comparison that the headline rests on."""
+    comparison = _main(report)
+    if comparison is None:
+        return ()
+    energy = _energy_delta(report, comparison)
+    cpu = next((d for d in comparison.deltas if d.metric == CPU_TIME), None)
+    # What was measured stands before what was estimated.
+    estimated = energy is not None and "estimated" in aggregates.sources(energy)
+    wanted = [cpu, energy] if estimated else [energy, cpu]
+    wanted += [d for d in comparison.deltas if aggregates.is_exact(d)]
+    figures = [_delta_figure(report, comparison, delta) for delta in wanted if delta is not None]
+    score = comparison.score
+    if score is not None:
+        value, interval = numbers.apart(comparing.lost(score))
+        before, after = (numbers.quantity(x, score.unit) for x in (score.baseline, score.candidate))
+        cell = comparing.score_verdict(score)
+        figures.insert(
+            min(2, len(figures)),
+            KeyFigure(
+                comparing.score_label(report),
+                value,
+                interval or "no interval",
+                f"margin {numbers.margin(score.max_loss, score.unit)}",
+                f"{before} → {after}",
+                cell.text,
+                cell.tone,
+            ),
+        )
+    return tuple(figures[:_KEY_FIGURES])
+
+
+def _delta_figure(report: Report, comparison: Comparison, delta: Delta) -> KeyFigure:
+    value, interval = numbers.apart(comparing.change(delta))
+    limit = comparing.detection_limit(report, delta, comparison.baseline)
+    cell: Cell = comparing.verdict(report, delta)
+    before, after = (numbers.quantity(q.value, q.unit, q.ci95) for q in (delta.baseline, delta.candidate))
+    exact = limit == "exact"
+    return KeyFigure(
+        comparing.metric_label(delta),
+        value,
+        "exact" if exact else interval or "no interval: too few blocks",
+        "" if exact else f"detection limit {limit}",
+        f"{before} → {after}",
+        cell.text,
+        cell.tone,
+    )

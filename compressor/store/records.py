@@ -1,0 +1,184 @@
+"""``report.json``: written in one form, and read back only if it is whole, known and agrees with itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import OutputError
+from compressor.results import SCHEMA, Report
+from compressor.store.agreement import disagreements
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From a version of the record to a function that turns its JSON into the next version's."""
+
+_INDENT = "  "
+
+
+def dump_report(report: Report) -> str:
+    """Write a report as JSON.
+
+    Args:
+        report: The record.
+
+    Returns:
+        Indented JSON in the order of the record's fields, lists of plain values on one line, ending in a newline.
+
+    Raises:
+        OutputError: A number is not finite, or a value is nothing that JSON has: both would be lost in reading.
+    """
+    return _pretty(_plain(report, "report"), "") + "\n"
+
+
+def load_report(path: Path) -> Report:
+    """Read a report and make sure that it can be believed.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        The record, upgraded to this version.
+
+    Raises:
+        OutputError: The file is missing or cut off, was written by a newer version, has a wrong type or an unknown key,
+            or holds numbers that do not follow from its trials.
+    """
+    raw = _upgrade(_parse(path), path)
+    report = _validate(raw, path)
+    written = _plain(report, "report")
+    if unknown := next(_unknown(raw, written, ""), None):
+        raise OutputError(f"unknown key {unknown}", where=path, mend="it was not written by this program")
+    if found := next(disagreements(report), None):
+        key, what = found
+        raise OutputError(f"disagrees with itself: {key} {what}", where=path, mend="it was edited; run again")
+    return report
+
+
+def report_schema() -> dict[str, Any]:
+    """JSON Schema of ``report.json`` (draft 2020-12), unknown keys forbidden."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter().json_schema()}
+    for definition in (schema, *schema.get("$defs", {}).values()):
+        if "properties" in definition:
+            definition["additionalProperties"] = False
+    return schema
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Report]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Report)
+
+
+def _plain(value: Any, key: str) -> Any:
+    """A record as JSON's own types."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name), f"{key}.{f.name}") for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item, f"{key}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise OutputError(f"{value} is not a number that a record may hold", where=key)
+        return float(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    raise OutputError(f"a record cannot hold a {type(value).__name__}", where=key)
+
+
+def _pretty(value: Any, indent: str) -> str:
+    inner = indent + _INDENT
+    if isinstance(value, dict) and value:
+        lines = (f"{inner}{json.dumps(name, ensure_ascii=False)}: {_pretty(v, inner)}" for name, v in value.items())
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return "[\n" + ",\n".join(f"{inner}{_pretty(item, inner)}" for item in value) + f"\n{indent}]"
+    # A lone surrogate, e.g. from a file's name, has no UTF-8.
+    lone = isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    return json.dumps(value, ensure_ascii=lone, allow_nan=False)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise OutputError("no such report", where=path) from None
+    except OSError as error:
+        raise OutputError(f"cannot be read: {error.strerror}", where=path) from None
+    except UnicodeDecodeError:
+        raise OutputError("is not text, so not a report", where=path) from None
+
+    def constant(name: str) -> float:
+        raise ValueError(f"{name} is not a number that a record may hold")
+
+    def real(digits: str) -> float:
+        value = float(digits)
+        return value if math.isfinite(value) else constant(digits)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        return found
+
+    try:
+        raw = json.loads(text, parse_constant=constant, parse_float=real, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        cut = "cut off" if error.pos >= len(text.rstrip()) or "Unterminated" in error.msg else "not JSON"
+        raise OutputError(f"is {cut} at line {error.lineno}", where=path, mend="run again") from None
+    except (ValueError, RecursionError) as error:
+        raise OutputError(f"is not a report: {error}", where=path) from None
+    if not isinstance(raw, dict) or type(raw.get("schema")) is not int:
+        raise OutputError("is not a report: it has no schema version", where=path)
+    return raw
+
+
+def _upgrade(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    version = raw["schema"]
+    if version > SCHEMA:
+        raise OutputError(
+            f"written by a newer compressor (record version {version}, this one reads up to {SCHEMA})",
+            where=path,
+            mend="upgrade",
+        )
+    while version < SCHEMA:
+        if version not in UPGRADERS:
+            raise OutputError(f"unknown record version {version}", where=path)
+        raw = UPGRADERS[version](raw)
+        version += 1
+    return raw
+
+
+def _validate(raw: dict[str, Any], path: Path) -> Report:
+    from pydantic import ValidationError
+
+    try:
+        return _adapter().validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        raise OutputError(f"{key}: {first['msg'].lower()}", where=path, mend="it was edited; run again") from None
+
+
+def _unknown(raw: Any, known: Any, key: str) -> Iterator[str]:
+    """Keys of a file that the record does not have."""
+    if isinstance(raw, dict) and isinstance(known, dict):
+        for name, value in raw.items():
+            where = f"{key}.{name}".lstrip(".")
+            if name in known:
+                yield from _unknown(value, known[name], where)
+            else:
+                yield where
+    elif isinstance(raw, list) and isinstance(known, list):
+        for i, (one, other) in enumerate(zip(raw, known, strict=True)):
+            yield from _unknown(one, other, f"{key}[{i}]")

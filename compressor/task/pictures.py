@@ -1,0 +1,150 @@
+"""Reading a folder of pictures: one subfolder a class, optionally ``train/`` and ``test/`` on top."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from compressor.errors import DataError
+from compressor.results import TensorSpec
+from compressor.task.base import Examples
+from compressor.task.metrics import show_shape
+from compressor.task.parts import PartName, Parts
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_DEEP = ("I", "F")  # 16 or 32 bits a pixel; Pillow would clip them to 255
+
+
+def read_pictures(folder: Path, inputs: tuple[TensorSpec, ...] | None, where: str) -> Parts:
+    """Read all pictures, converted to the channels and size of the model's input.
+
+    Args:
+        folder: Its subfolders are the classes, numbered in sorted order; or ``train`` and ``test``, which hold them.
+        inputs: The model's inputs; the only one is ``(N, C, H, W)``. Where C is free: grey if all pictures are grey,
+            else RGB. Where H and W are free: all pictures must have the same size.
+        where: The data as the user named them.
+
+    Returns:
+        Inputs ``(N, C, H, W)`` uint8, targets ``(N,)`` int64.
+
+    Raises:
+        DataError: No pictures, an empty class, a picture that cannot be read, or sizes that differ.
+    """
+    tops: dict[PartName, Path] = {"all": folder}
+    if _subfolders(folder / "train") and _subfolders(folder / "test"):
+        tops = {"train": folder / "train", "test": folder / "test"}
+    names = {part: [child.name for child in _subfolders(top)] for part, top in tops.items()}
+    classes = names["train"] if "train" in names else names["all"]
+    if not classes:
+        raise DataError("has no subfolders; one per class is needed", where=folder)
+    if unknown := sorted(set(names.get("test", ())) - set(classes)):
+        raise DataError(f"has a class that train/ has not: {unknown[0]}", where=folder / "test")
+    files: dict[PartName, list[tuple[Path, int]]] = {}
+    left_out: list[Path] = []
+    for part, top in tops.items():
+        files[part] = []
+        for name in names[part]:
+            pictures = _pictures(top / name, left_out)
+            files[part] += [(path, classes.index(name)) for path in pictures]
+    form = _Form.of(inputs, [path for some in files.values() for path, _ in some])
+    examples = {
+        part: Examples((form.read([path for path, _ in some]),), np.array([label for _, label in some], np.int64))
+        for part, some in files.items()
+    }
+    notes = [f"classes in sorted order: {', '.join(f'{i}={name}' for i, name in enumerate(classes))}"]
+    if form.resized:
+        notes.append(f"{form.resized} pictures resized to {form.height}x{form.width} (bilinear)")
+    if left_out:
+        notes.append(f"{len(left_out)} files that are not pictures were left out, e.g. {left_out[0].name}")
+    return Parts(examples, where, tuple(notes))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _pictures(folder: Path, left_out: list[Path]) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    left_out += [path for path in files if path.suffix.lower() not in SUFFIXES]
+    if not pictures:
+        raise DataError("has no pictures", where=folder, mend=f"known: {', '.join(sorted(SUFFIXES))}")
+    return pictures
+
+
+class _Form:
+    """The channels and size that every picture gets."""
+
+    def __init__(self, mode: str, height: int, width: int, *, resize: bool) -> None:
+        self.mode = mode
+        self.height = height
+        self.width = width
+        self.resize = resize
+        self.resized = 0
+
+    @classmethod
+    def of(cls, inputs: tuple[TensorSpec, ...] | None, paths: list[Path]) -> _Form:
+        shape: tuple[int | None, ...] = (None, None, None, None) if inputs is None else inputs[0].shape
+        if (inputs is not None and len(inputs) != 1) or len(shape) != 4:
+            shapes = ", ".join(show_shape(spec.shape) for spec in inputs or ())
+            raise DataError(f"pictures need one input (N, C, H, W), and the model has {shapes}", where=paths[0].parent)
+        _, channels, height, width = shape
+        if channels is not None and channels not in _MODES:
+            raise DataError(
+                f"pictures have 1, 3 or 4 channels, and the model's input is {show_shape(shape)}",
+                where=paths[0].parent,
+                mend="give other data as .npy or .npz",
+            )
+        if channels is None:
+            channels = 1 if all(_opened(path).mode in ("1", "L") for path in paths) else 3
+        if height is not None and width is not None:
+            return cls(_MODES[channels], height, width, resize=True)
+        first = _opened(paths[0])
+        return cls(_MODES[channels], height or first.height, width or first.width, resize=False)
+
+    def read(self, paths: list[Path]) -> NDArray[np.uint8]:
+        channels = len(self.mode)
+        pixels = np.empty((len(paths), channels, self.height, self.width), np.uint8)
+        for i, path in enumerate(paths):
+            picture = _opened(path, load=True)
+            if picture.size != (self.width, self.height):
+                if not self.resize:
+                    raise DataError(
+                        f"is {picture.height}x{picture.width} pixels, others are {self.height}x{self.width}",
+                        where=path,
+                        mend="bring them to one size, or give a model whose input size is fixed",
+                    )
+                self.resized += 1
+            if picture.mode == "P":
+                picture = picture.convert("RGBA")  # a palette's transparency is lost noisily otherwise
+            picture = picture.convert(self.mode)
+            if picture.size != (self.width, self.height):
+                picture = picture.resize((self.width, self.height), Image.Resampling.BILINEAR)
+            pixels[i] = np.asarray(picture).reshape(self.height, self.width, channels).transpose(2, 0, 1)
+        return pixels
+
+
+def _opened(path: Path, *, load: bool = False) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                if load:
+                    picture.load()
+    # Pillow's decoders raise all of these on a broken file.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Warning) as error:
+        raise DataError(f"is not a readable picture ({error})", where=path) from error
+    if picture.mode.startswith(_DEEP):
+        raise DataError(
+            f"has more than 8 bits per channel (mode {picture.mode})",
+            where=path,
+            mend="save it with 8 bits, or give the data as .npy",
+        )
+    return picture

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from compressor.errors import MethodError
+from compressor.passes.base import Context
+from compressor.passes.int8 import Int8
+from compressor.runtimes.registry import open_session
+from compressor.task.base import Arrays
+
+Zoo = Callable[..., tuple[Path, Arrays]]
+OnVnni = Callable[[Arrays], Context]
+
+STATIC = "Static int8 (ranges from calibration)"
+
+# Kernels in int8, all compute kernels, and what some of the int8 kernels are.
+EXPECTED = {
+    "residual": (6, 6, {"QLinearConv": 5, "QGemm": 1, "QLinearAdd": 2, "QLinearGlobalAveragePool": 1}),
+    "separable": (5, 5, {"QLinearConv": 4, "QGemm": 1}),
+    "one-dimensional": (3, 3, {"QLinearConv": 2, "QGemm": 1, "QLinearGlobalAveragePool": 1}),
+    "mlp": (2, 2, {"DynamicQuantizeMatMul": 2}),
+    "shared": (2, 2, {"DynamicQuantizeMatMul": 2}),
+    "patches": (6, 8, {"QLinearConv": 1, "DynamicQuantizeMatMul": 5}),
+    "lstm": (2, 2, {"DynamicQuantizeLSTM": 1, "DynamicQuantizeMatMul": 1}),
+    "gru": (1, 2, {"DynamicQuantizeMatMul": 1}),
+    "tokens": (1, 1, {"DynamicQuantizeMatMul": 1}),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_right_kind_of_int8_for_each_architecture(zoo: Zoo, vnni: OnVnni, tmp_path: Path, name: str) -> None:
+    source, inputs = zoo(name)
+    before = hashlib.sha256(source.read_bytes()).hexdigest()
+    target = tmp_path / "int8.onnx"
+    step = Int8().apply(source, target, vnni(inputs))
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == before
+    assert [x.name for x in tmp_path.iterdir()] == ["int8.onnx"]
+
+    low, compute, by_op = EXPECTED[name]
+    session = open_session(target)
+    found = session.kernels()
+    assert (found.low_precision, found.compute, found.precision) == (low, compute, "int8")
+    assert {op: found.by_op.get(op, 0) for op in by_op} == by_op
+    assert len(found.left) == compute - low
+
+    expected, got = open_session(source).predict(inputs), session.predict(inputs)
+    assert 0 < np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.04
+    assert step.method == "int8"
+    assert step.settings["activations"] == "uint8"
+    assert step.settings["reduce_range"] is False
+    assert onnx.load(target).metadata_props == []
+
+
+def test_notes_say_what_was_done_and_what_was_left(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("patches")
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    assert step.notes[0] == f"{STATIC}: 1 Conv."
+    assert step.notes[1].startswith("Dynamic int8 (ranges found in every call, over the whole batch): ")
+    assert step.settings["calibration"] == "minimum and maximum"
+    source, inputs = zoo("gru")
+    step = Int8().apply(source, tmp_path / "b.onnx", vnni(inputs))
+    assert "Left in fp32, for lack of an int8 kernel: 1 GRU." in step.notes
+    assert step.settings["calibration"] == "none"
+
+
+def test_layer_used_twice_computes_the_same(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    # ONNX Runtime's own quantizer transposes the shared weight twice: a relative error of about 1.
+    source, inputs = zoo("shared")
+    Int8(mode="dynamic").apply(source, tmp_path / "a.onnx", vnni(inputs))
+    expected = open_session(source).predict(inputs)
+    got = open_session(tmp_path / "a.onnx").predict(inputs)
+    assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.02
+
+
+@pytest.mark.parametrize("name", ["residual", "patches"])
+def test_same_input_gives_the_same_file(zoo: Zoo, vnni: OnVnni, tmp_path: Path, name: str) -> None:
+    source, inputs = zoo(name)
+    for file in ("a.onnx", "b.onnx"):
+        Int8().apply(source, tmp_path / file, vnni(inputs))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_forced_modes(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("residual")
+    Int8(mode="dynamic").apply(source, tmp_path / "dynamic.onnx", vnni(inputs))
+    found = open_session(tmp_path / "dynamic.onnx").kernels()
+    assert (found.low_precision, found.compute) == (1, 6)
+    assert set(found.left.values()) == {"not quantized in the file"}
+    source, inputs = zoo("mlp")
+    Int8(mode="static").apply(source, tmp_path / "static.onnx", vnni(inputs))
+    assert open_session(tmp_path / "static.onnx").kernels().by_op["QGemm"] == 2
+
+
+def test_fixed_batch_stays_fixed(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("residual", fixed=True)
+    odd = tuple(x[:31] for x in inputs)  # does not divide by the batch of 2
+    Int8().apply(source, tmp_path / "a.onnx", vnni(odd))
+    session = open_session(tmp_path / "a.onnx")
+    assert session.inputs[0].shape[0] == 2
+    expected, got = open_session(source).predict(odd), session.predict(odd)
+    assert expected.shape == got.shape == (31, 4)
+    assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("features", "activations", "reduce_range", "largest"),
+    [
+        (("avx2", "avx512f", "avx512_vnni"), "uint8", False, 127),
+        (("avx2", "avx_vnni"), "uint8", False, 127),
+        (("avx2", "avx512f", "amx_int8"), "uint8", False, 127),
+        (("avx2", "avx512f"), "uint8", True, 64),
+        (("avx2",), "uint8", True, 64),
+        (("neon", "asimddp"), "int8", False, 127),
+        ((), "uint8", False, 127),
+    ],
+)
+def test_types_follow_the_cpu(
+    zoo: Zoo,
+    vnni: OnVnni,
+    tmp_path: Path,
+    features: tuple[str, ...],
+    activations: str,
+    reduce_range: bool,
+    largest: int,
+) -> None:
+    source, inputs = zoo("one-dimensional")
+    context = replace(vnni(inputs), cpu_features=features)
+    step = Int8().apply(source, tmp_path / "a.onnx", context)
+    assert (step.settings["activations"], step.settings["reduce_range"]) == (activations, reduce_range)
+    proto = onnx.load(tmp_path / "a.onnx")
+    by_name = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    weights = [array for array in by_name.values() if array.dtype == np.int8 and array.ndim > 1]
+    assert len(weights) == 3
+    assert largest - 1 <= max(int(np.abs(array.astype(int)).max()) for array in weights) <= largest
+    points = {by_name[node.input[2]].dtype.name for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    assert points == {activations}
+    per_channel = [
+        by_name[node.input[1]].shape
+        for node in proto.graph.node
+        if node.op_type == "DequantizeLinear" and by_name.get(node.input[0], np.zeros(0)).dtype == np.int8
+    ]
+    assert all(shape in ((16,), (4,)) for shape in per_channel)
+
+
+def refused(source: Path, target: Path, context: Context, method: Int8 | None = None) -> str:
+    """The message; also that nothing is left behind."""
+    before = sorted(target.parent.iterdir())
+    with pytest.raises(MethodError) as caught:
+        (method or Int8()).apply(source, target, context)
+    assert sorted(target.parent.iterdir()) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_quantized_model_is_refused(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("mlp")
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    Int8(mode="static").apply(source, first, vnni(inputs))
+    node = next(x for x in onnx.load(first).graph.node if "QuantizeLinear" in x.op_type or "Dequant" in x.op_type)
+    assert refused(first, second, vnni(inputs)) == (
+        f"{first}: the model is quantized already: it holds {node.op_type} '{node.name}'; give the original model"
+    )
+
+
+def test_model_without_arithmetic_is_refused(vnni: OnVnni, tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    source = tmp_path / "relu.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), source)
+    context = vnni((np.ones((4, 4), np.float32),))
+    assert refused(source, tmp_path / "a.onnx", context) == (
+        "int8: there is nothing to quantize: no convolution, matrix product or LSTM with float32 weights"
+    )
+
+
+def test_calibration_data_that_cannot_serve(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("residual")
+    target = tmp_path / "a.onnx"
+    mend = "give examples such as the model will see in use"
+    assert refused(source, target, vnni((inputs[0] * 0,))) == (
+        f"calibration input 'in0': is 0 everywhere, so no range can be learnt; {mend}"
+    )
+    assert refused(source, target, vnni((inputs[0] * np.nan,))) == (
+        "calibration input 'in0': holds NaN or infinity; remove those examples"
+    )
+    assert refused(source, target, vnni((inputs[0][:0],))) == (
+        "there are no calibration examples; give data, with some left for calibration"
+    )
+
+
+def test_what_is_no_onnx_file_is_refused(vnni: OnVnni, tmp_path: Path) -> None:
+    source = tmp_path / "x.onnx"
+    source.write_bytes(b"text")
+    assert refused(source, tmp_path / "a.onnx", vnni((np.ones((1, 1), np.float32),))).startswith(
+        f"{source}: ONNX Runtime's quantizer gave up: "
+    )

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.results import TensorSpec
+from compressor.runtimes.onnxruntime import open_session
+
+
+def test_session_tells_its_inputs_outputs_and_options(chain: Path) -> None:
+    session = open_session(chain, 1)
+    assert session.inputs == (TensorSpec("x", "float32", (None, 64)),)
+    assert session.outputs == (TensorSpec("y", "float32", (None, 64)),)
+    assert dict(session.info.options) == {
+        "intra_op_num_threads": "1",
+        "inter_op_num_threads": "1",
+        "session.intra_op.allow_spinning": "0",
+        "log_severity_level": "3",
+        "providers": "CPUExecutionProvider",
+    }
+
+
+def test_waiting_burns_no_cpu(chain: Path) -> None:
+    session = open_session(chain, 2)
+    x = (np.ones((512, 64), np.float32),)
+    session.run(x)
+    start = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - start < 0.1  # a spinning thread would have burnt 0.5 s
+
+
+def test_kernels_of_a_float_model(chain: Path) -> None:
+    found = open_session(chain, 1).kernels()
+    assert (found.compute, found.low_precision, found.precision) == (2, 0, "fp32")
+    assert found.by_op == {"MatMul": 2, "Relu": 2}
+    assert found.left == {}
+
+
+def quantized(path: Path, weight_is_int8: bool) -> Path:
+    """``y = x · w`` with a dynamically quantized product, and a second product that is left as it is."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-100, 100, (8, 8)).astype(np.int8)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="quantize"),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["i"], name="product"),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT, name="cast"),
+        helper.make_node("Mul", ["f", "s"], ["g"], name="scale"),
+        helper.make_node("MatMul", ["g", "v"], ["h"], name="float product"),
+        helper.make_node("Transpose", ["h"], ["t"], perm=[1, 0], name="turn"),
+        helper.make_node("MatMul", ["h", "t"], ["y"], name="self product"),
+    ]
+    if not weight_is_int8:
+        nodes = nodes[4:]
+        nodes[0].input[0] = "x"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "n"])],
+        [
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(rng.standard_normal((8, 8)).astype(np.float32), "v"),
+        ][0 if weight_is_int8 else 1 :],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_kernels_of_a_mixed_model_name_what_stayed_float_and_why(tmp_path: Path) -> None:
+    found = open_session(quantized(tmp_path / "m.onnx", True), 1).kernels()
+    assert (found.compute, found.low_precision, found.precision) == (3, 1, "int8")
+    assert sum(count for op, count in found.by_op.items() if op in ("MatMulInteger", "MatMulIntegerToFloat")) == 1
+    assert sorted(found.left.values()) == ["multiplies two activations, not weights", "not quantized in the file"]
+
+
+def test_counting_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    path = quantized(tmp_path / "m.onnx", False)
+    before = path.read_bytes()
+    assert open_session(path, 1).kernels().precision == "fp32"
+    assert path.read_bytes() == before
+    assert list((tmp_path / "tmp").iterdir()) == []
