@@ -29,7 +29,7 @@ class _Main(click.Group):
         return super().parse_args(ctx, args or ["--help"])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in self.commands if name != RUN]
+        return _commands()
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "[OPTIONS] MODEL")
@@ -139,7 +139,15 @@ def run_command(as_json: bool, preset: str | None, **options: Any) -> None:
     """Compress MODEL, measure it against the original and write a report."""
     from compressor.pipeline import Job
 
+    model = options["model"]
+    if not model.exists() and model.parent == Path() and not model.suffix:
+        # A misspelt command looks like a model's name.
+        raise CompressorError("no such file or command", where=model, mend=nearest(model.name, _commands()))
     _run(Job(preset=preset or "default", **options), as_json, _command_line())
+
+
+def _commands() -> list[str]:
+    return [name for name in cli.commands if name != RUN]
 
 
 @cli.command()

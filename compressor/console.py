@@ -137,7 +137,7 @@ def print_meters(statuses: tuple[MeterStatus, ...]) -> None:
             if status.info is not None:
                 out.print(f"\n[bold]{status.name}[/]: {escape(status.info.source)}")
             continue
-        out.print(f"\n[bold]{status.name}[/]: {escape(status.why)}")
+        out.print(f"\n[bold]{status.name}[/]: {escape(status.why.removeprefix(f'{status.name}: '))}")
         for line in status.mend.splitlines():
             out.print(f"  {escape(line)}", soft_wrap=True)
 

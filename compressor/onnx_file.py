@@ -38,13 +38,15 @@ def staged(target: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield folder / target.name
-        written = [file for file in folder.rglob("*") if file.is_file()]
-        for file in sorted(written, key=lambda file: file == folder / target.name):
-            place = target.parent / file.relative_to(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+            os.replace(file, target.parent / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_large(proto: onnx.ModelProto) -> bool:
+    """Whether a model's weights, in memory, exceed :data:`INLINE_LIMIT_BYTES`."""
+    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > INLINE_LIMIT_BYTES
 
 
 def save_onnx(proto: onnx.ModelProto, target: Path) -> None:
@@ -56,9 +58,8 @@ def save_onnx(proto: onnx.ModelProto, target: Path) -> None:
     """
     import onnx
 
-    large = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > INLINE_LIMIT_BYTES
     with staged(target) as path:
-        if large:
+        if is_large(proto):
             onnx.save_model(
                 proto, str(path), save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024
             )
@@ -86,7 +87,9 @@ def external_files(path: Path) -> tuple[Path, ...]:
     except Exception as error:  # protobuf's DecodeError is no public name
         raise ModelError(f"not an ONNX file: {error}", where=path, mend="give a file that ONNX wrote") from error
     folder = path.parent.resolve()
-    names = {entry.value for tensor in _tensors(proto.graph) for entry in tensor.external_data if entry.key == "location"}
+    names = {
+        entry.value for tensor in _tensors(proto.graph) for entry in tensor.external_data if entry.key == "location"
+    }
     files = []
     for name in sorted(names):
         file = (folder / name).resolve()
@@ -99,24 +102,20 @@ def external_files(path: Path) -> tuple[Path, ...]:
 
 
 def copy_onnx(source: Path, target: Path) -> None:
-    """Copy an ONNX file and the files that hold its weights.
+    """Copy a model with its weights, wherever it keeps them.
 
     Args:
-        source: The file.
-        target: Where to; its weights go to the same names beside it.
+        source: The model; external data beside it.
+        target: The file to write, as :func:`save_onnx` would.
 
     Raises:
         ModelError: It is not ONNX, or weights are missing.
         UnsafeFileError: It points outside its folder.
     """
-    with staged(target) as path:
-        for file in external_files(source):
-            place = path.parent / file.relative_to(source.parent)
-            if place == path:
-                raise ModelError(f"its weights are in a file called {target.name} too", where=source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
-        shutil.copyfile(source, path)
+    import onnx
+
+    external_files(source)
+    save_onnx(onnx.load(str(source)), target)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -226,15 +225,3 @@ def _strip(proto: onnx.ModelProto, graph: onnx.GraphProto) -> None:
             attribute.ClearField("doc_string")
             if attribute.HasField("g"):
                 _strip(proto, attribute.g)
-
-
-def copy_onnx(source: Path, target: Path) -> None:
-    """Copy a model with its weights, wherever it keeps them.
-
-    Args:
-        source: The model; external data beside it.
-        target: The file to write, as :func:`save_onnx` would.
-    """
-    import onnx
-
-    save_onnx(onnx.load(str(source)), target)

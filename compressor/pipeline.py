@@ -38,6 +38,7 @@ from compressor.results import (
 from compressor.store.records import dump_report
 from compressor.store.runfolder import RunFolder, open_run, write_beside
 from compressor.task.base import Task
+from compressor.task.metrics import metric
 
 TORCH_ARM, ONNX_ARM = "PyTorch fp32", "ONNX fp32"
 PARITY_EXAMPLES = 64
@@ -184,7 +185,9 @@ class _Line:
         self.job, self.listener, self.command = job, listener, command
         # Mistakes in names are told before minutes of work, not after.
         self.passes = [make_pass(name) for name in job.methods]
-        self.plan = make_plan(job.preset, batch=job.batch or 1, threads=job.threads, seed=job.seed)
+        self.plan = make_plan(job.preset, batch=1 if job.batch is None else job.batch, threads=job.threads, seed=job.seed)
+        if job.metric is not None:
+            metric(job.metric)
         with _Costs(job):
             pass
         self.candidate = "ONNX " + "+".join(job.methods)
@@ -196,7 +199,7 @@ class _Line:
 
         kind = identify(self.job.model)
         name = "-".join([safe_name(self.job.model), *self.job.methods])
-        final = (self.job.out or Path("compressed") / name).absolute()
+        final = self.job.out or Path("compressed") / name
         with open_run(final, self._settings(), overwrite=self.job.overwrite) as folder:
             exported = self._stage(folder, "export", _Exported, lambda: self._export(folder.path, kind))
             self._take_fixed_batch(exported.artifacts[ONNX_ARM])

@@ -37,3 +37,9 @@ def save_chain(path: Path, width: int = 64, layers: int = 2, seed: int = 0) -> P
 def chain(tmp_path: Path) -> Path:
     """A small ONNX model."""
     return save_chain(tmp_path / "chain.onnx")
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The model that the package carries."""
+    return Path(__file__).parents[1] / "compressor" / "demo" / "model.pt2"

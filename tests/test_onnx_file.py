@@ -28,7 +28,7 @@ def test_copy_takes_the_weights_along(tmp_path: Path, chain: Path, monkeypatch: 
     assert external_files(chain) == ()
     (tmp_path / "copy").mkdir()
     copy_onnx(tmp_path / "split.onnx", tmp_path / "copy" / "model.onnx")
-    assert sorted(x.name for x in (tmp_path / "copy").iterdir()) == ["model.onnx", "split.onnx.data"]
+    assert sorted(x.name for x in (tmp_path / "copy").iterdir()) == ["model.onnx", "model.onnx.data"]
     weights = [onnx.load(path).graph.initializer for path in (chain, tmp_path / "copy" / "model.onnx")]
     assert [x.raw_data for x in weights[0]] == [x.raw_data for x in weights[1]]
 

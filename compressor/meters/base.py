@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from compressor.errors import MeterError
-from compressor.results import MeterInfo, Reading
+from compressor.results import MeterInfo, Reading, Scope
 
 
 @dataclass(frozen=True)
@@ -76,23 +76,26 @@ def energy_between(start: Reading, end: Reading, meter: str) -> Mapping[str, flo
     return joules
 
 
-def disjoint(infos: Iterable[MeterInfo]) -> tuple[str, ...]:
-    """The domains of one or several meters that may be added up, because none of them contains another.
+# What covers the board or the machine holds the package and the device too, so it is the total only without them.
+_ADDED_UP: tuple[tuple[Scope, ...], ...] = (("package", "device"), ("board",), ("machine",), ("process",))
 
-    Several meters go together only as one of the CPU and one of the accelerator: whatever covers a board or the machine
-    already holds both.
+
+def disjoint(infos: Iterable[MeterInfo]) -> tuple[str, ...]:
+    """The domains that may be added up, because none of them contains another.
+
+    One meter of the CPU's package and one of the accelerator, where there are such; else one of the board, of the
+    machine or of the process.
 
     Args:
-        infos: What the meters are.
+        infos: What the meters are; of two with the same scope the first counts.
 
     Returns:
         Keys ``meter/domain``.
-
-    Raises:
-        MeterError: The meters overlap.
     """
-    infos = tuple(infos)
-    if len(infos) > 1 and sorted(info.scope for info in infos) != ["device", "package"]:
-        names = " and ".join(info.name for info in infos)
-        raise MeterError(f"{names} may count the same joules and are not added up", mend="take them one by one")
-    return tuple(f"{info.name}/{domain}" for info in infos for domain in info.total or info.domains)
+    by_scope: dict[Scope, MeterInfo] = {}
+    for info in infos:
+        by_scope.setdefault(info.scope, info)
+    chosen = next(
+        ([by_scope[s] for s in scopes if s in by_scope] for scopes in _ADDED_UP if by_scope.keys() & scopes), []
+    )
+    return tuple(f"{info.name}/{domain}" for info in chosen for domain in info.total or info.domains)

@@ -94,7 +94,7 @@ def find_rails(root: Path | None = None) -> tuple[tuple[Rail, ...], tuple[str, .
             if label.startswith("Ecore"):  # amd_energy: every core is inside its socket's Esocket
                 cores += 1
                 continue
-            domain = re.sub(r"[^\w.+]+", "_", f"{name}-{label}".replace("-", "\0")).replace("\0", "-").lower()
+            domain = re.sub(r"[^\w.+-]+", "_", f"{name}-{label}").lower()
             domain = domain if domain not in rails else f"{domain}-{chip.name}"
             rails[domain] = Rail(domain, files, kind == "energy", period_s)
         if cores:

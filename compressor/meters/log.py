@@ -307,4 +307,4 @@ def probe() -> MeterStatus:
 
 def open_meter(argument: str | None, options: MeterOptions) -> LogMeter:
     """Open the meter on the file named by the argument."""
-    return LogMeter(Path(argument or ""))
+    return LogMeter(Path(argument or "").expanduser())

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from compressor.errors import MeterError
@@ -38,12 +39,13 @@ class Metered:
 
     @property
     def joules(self) -> float:
-        """The sum over the domains that do not contain each other.
+        """The sum over ``counted``."""
+        return sum(self.energy_j[key] for key in self.counted)
 
-        Raises:
-            MeterError: The meters overlap and cannot be added up; take ``energy_j``.
-        """
-        return sum(self.energy_j[key] for key in disjoint(self.meters))
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """The domains that do not contain each other and so add up; the others are listed beside them."""
+        return disjoint(self.meters)
 
     @property
     def watts(self) -> float:
@@ -180,12 +182,21 @@ def _gone(pid: int) -> MeterError:
 
 def _linux_cpu_clock(pid: int) -> Callable[[], float]:
     kernel_clock = ((~pid) << 3) | 2
+    stat = Path(f"/proc/{pid}/stat")
+    last_ns = -1
 
     def clock() -> float:
+        nonlocal last_ns
         try:
-            return time.clock_gettime_ns(kernel_clock) * 1e-9
+            now_ns = time.clock_gettime_ns(kernel_clock)
+            # A process that died but was not yet waited for keeps its clock, which would read as perfect idleness.
+            dead = now_ns == last_ns and stat.read_text().rpartition(")")[2].split()[0] in "ZX"
         except OSError as e:
             raise _gone(pid) from e
+        if dead:
+            raise _gone(pid)
+        last_ns = now_ns
+        return now_ns * 1e-9
 
     return clock
 

@@ -102,8 +102,9 @@ def find_zones(root: Path | None = None) -> tuple[tuple[Zone, ...], tuple[str, .
         domain = names[path.name]
         if len(numbers) == 2:  # a part of a package bears its package's number: dram-0, core-0-die-1
             domain += names.get(f"{control}:{numbers[0]}", "").removeprefix("package")
-        range_uj = int(_text(path / "max_energy_range_uj") or 0)
-        if not domain or range_uj <= 0:
+        text = _text(path / "max_energy_range_uj") or ""
+        range_uj = int(text) if text.isdigit() else 0
+        if not domain or range_uj == 0:
             notes.append(f"{path.name} left out: no name or no range")
         elif domain in zones:
             notes.append(f"{path.name} left out: {domain} again")
@@ -160,7 +161,8 @@ def open_rapl(
     ticks: Ticks | None = None
     moving: list[Zone] = []
     for zone in zones:
-        seen = watch_ticks(zone.read_uj, _PROBE_S if ticks is None else _PROBE_S / 5, clock, 25 if ticks is None else 1)
+        # the first tells the period; of the others only whether they move
+        seen = watch_ticks(zone.read_uj, _PROBE_S, clock, enough=25 if ticks is None else 1)
         if seen is not None:
             ticks = ticks or seen
             moving.append(zone)

@@ -24,6 +24,8 @@ from compressor.errors import MeterError, nearest
 from compressor.meters.base import Meter, MeterOptions
 from compressor.results import MeterStatus
 
+__all__ = ["MeterOptions", "meter_names", "open_ladder", "open_meter", "status", "statuses"]
+
 GROUP = "compressor.meters"
 FALLBACK = "cpu-time"
 

@@ -114,4 +114,4 @@ def probe() -> MeterStatus:
 
 def open_meter(argument: str | None, options: MeterOptions) -> ReplayMeter:
     """Open the meter on the trace named by the argument."""
-    return ReplayMeter(Path(argument or ""))
+    return ReplayMeter(Path(argument or "").expanduser())

@@ -78,8 +78,12 @@ def open_archive(path: Path, content: bytes | None = None) -> Archive:
     try:
         with zipfile.ZipFile(path if content is None else io.BytesIO(content)) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
+            first = min((info.header_offset for info in archive.infolist()), default=0)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, UnicodeError) as error:
         raise damaged(path) from error
+    if first != 0:
+        # The table found is that of an archive inside this one, whose own end is missing.
+        raise damaged(path)
     if not members:
         raise ModelError("is a zip archive with nothing in it", where=path)
     if len(members) > _MAX_MEMBERS:

@@ -99,7 +99,7 @@ def program_inputs(path: Path, program: ExportedProgram) -> tuple[TensorSpec, ..
     nested = program.call_spec.in_spec
     users = set(program.graph_signature.user_inputs)
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in users]
-    positional = nested is not None and nested.child(0).num_children == len(nodes) == nested.num_leaves
+    positional = nested.num_children == 2 and nested.child(0).num_children == len(nodes) == nested.num_leaves
     values = [node.meta.get("val") for node in nodes]
     if not positional or not nodes or not all(isinstance(v, torch.Tensor) and v.dim() > 0 for v in values):
         raise ModelError(

@@ -45,7 +45,7 @@ _SCRIPT_PICKLE_NAMES = re.compile(
 )
 
 
-class _Records:
+class Records:
     """The members of an archive through torch's own reader, once both readers agree on what they are."""
 
     def __init__(self, archive: Archive) -> None:
@@ -64,6 +64,7 @@ class _Records:
             )
 
     def read(self, name: str) -> bytes:
+        """Read one member, named without the top folder."""
         if self.sizes[name] > _TEXT_LIMIT_BYTES:
             raise UnsafeFileError(f"its member '{name}' has {self.sizes[name] >> 20} MB, too much", where=self.path)
         try:
@@ -94,7 +95,7 @@ def screen_program(path: Path) -> None:
     if archive.top == "":
         _screen_old_program(archive)
         return
-    records = _Records(archive)
+    records = Records(archive)
     _check_json(path, records, "models/model.json")
     for folder in ("weights", "constants"):
         if f"data/{folder}/model.pt" in records.sizes:
@@ -113,7 +114,7 @@ def _screen_old_program(archive: Archive) -> None:
             _check_tensors_only(archive.path, member, archive.read(member))
 
 
-def _check_json(path: Path, records: _Records, member: str) -> None:
+def _check_json(path: Path, records: Records, member: str) -> None:
     if member not in records.sizes:
         raise ModelError(f"lacks its part '{member}'", where=path, mend=_SAVE_ANEW)
     _check_parsed(path, member, records.read(member), records.sizes)
@@ -174,7 +175,7 @@ def screen_torchscript(path: Path) -> None:
     for name in archive.sizes:
         if not _SCRIPT_MEMBERS.fullmatch(name):
             raise UnsafeFileError(f"holds the unexpected member '{name}'", where=path)
-    records = _Records(archive)
+    records = Records(archive)
     for name in archive.sizes:
         if name.endswith(".pkl"):
             _check_script_pickle(path, name, records.read(name))

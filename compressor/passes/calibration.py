@@ -63,7 +63,7 @@ def check_examples(examples: Examples, proto: onnx.ModelProto) -> None:
         if not np.isfinite(low) or not np.isfinite(high):
             raise MethodError("holds NaN or infinity", where=where, mend="remove those examples")
         if low == high:
-            constant.append((where, low))
+            constant.append((where, low + 0.0))  # no -0
     if len(constant) == len(wanted):
         where, level = constant[0]
         raise MethodError(f"is {level:g} everywhere, so no range can be learnt", where=where, mend=mend)

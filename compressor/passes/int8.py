@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from compressor.errors import MethodError, nearest
-from compressor.onnx_file import INLINE_LIMIT_BYTES, save_onnx
+from compressor.onnx_file import is_large, save_onnx
 from compressor.passes.base import Context
 from compressor.passes.calibration import activation_ranges, check_examples
+from compressor.passes.rewrites import pool_pictures, prepare, split_gemms, spread_hard_activations
 from compressor.results import Step
 from compressor.task.base import Examples
 
@@ -44,9 +45,6 @@ STATIC_OPS = (
 
 SEQUENCE_OPS = frozenset({"Attention", "GRU", "LSTM", "LayerNormalization", "MultiHeadAttention", "RNN"})
 """Signs of a transformer or a recurrence, whose activations fixed ranges fit badly; so is a product of activations."""
-
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "Integer", "NBits", "QGemm")
-"""Parts of the names of operators that only a quantized model has."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,10 @@ class Int8:
         types = Types.of(context.cpu_features)
         with tempfile.TemporaryDirectory(prefix=".int8.", dir=target.parent) as folder, _quiet():
             try:
-                proto = _prepare(source, Path(folder))
+                proto = prepare(source, Path(folder))
+                if self.mode != "dynamic":
+                    pool_pictures(proto.graph)
+                    spread_hard_activations(proto.graph)
                 plan = choose(proto, self.mode)
                 if plan.static:
                     examples = context.task.calibration()
@@ -196,6 +197,11 @@ def choose(proto: onnx.ModelProto, mode: Mode) -> Plan:
         notes.append(f"Static int8 (ranges from calibration): {_count(static)}.")
     if dynamic:
         notes.append(f"Dynamic int8 (ranges found in every call, over the whole batch): {_count(dynamic)}.")
+    if static and (gates := sum(node.op_type == "Sigmoid" and node.name in names for node in graph.node)):
+        notes.append(
+            f"{gates} Sigmoid (of SiLU, mostly) and their products run as int8 operators of their own, which fp32 "
+            "fuses: the gain is small here, and may be a loss."
+        )
     if left := [node for node in graph.node if node.op_type in ("GRU", "RNN")]:
         notes.append(f"Left in fp32, for lack of an int8 kernel: {_count(left)}.")
     return Plan(
@@ -235,59 +241,6 @@ def _downstream(graph: onnx.GraphProto, starts: set[str]) -> set[str]:
     return late
 
 
-def _prepare(source: Path, folder: Path) -> onnx.ModelProto:
-    """Read a model, fold constants and batch norms, infer shapes, and give every node a name of its own.
-
-    Raises:
-        MethodError: It is quantized already.
-    """
-    import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    proto = onnx.load(str(source))
-    for node in proto.graph.node:
-        if any(part in node.op_type for part in QUANTIZED):
-            raise MethodError(
-                f"the model is quantized already: it holds {node.op_type} '{node.name}'",
-                where=source,
-                mend="give the original model",
-            )
-    save_onnx(proto, folder / "source.onnx")
-    large = _size(proto) > INLINE_LIMIT_BYTES
-    quant_pre_process(
-        str(folder / "source.onnx"),
-        str(folder / "prepared.onnx"),
-        skip_symbolic_shape=True,
-        save_as_external_data=large,
-        all_tensors_to_one_file=large,
-    )
-    prepared = onnx.load(str(folder / "prepared.onnx"))
-    _pool(prepared.graph)
-    taken: set[str] = set()
-    for node in prepared.graph.node:
-        stem, count = node.name or node.op_type, 2
-        while node.name in taken or not node.name:
-            node.name, count = f"{stem}_{count}", count + 1
-        taken.add(node.name)
-    return prepared
-
-
-def _pool(graph: onnx.GraphProto) -> None:
-    """Turn means over both axes of a picture into GlobalAveragePool, which has an int8 kernel; ReduceMean has none."""
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info)}
-    for node in graph.node:
-        if node.op_type != "ReduceMean" or len(node.input) < 2 or ranks.get(node.input[0]) != 4:
-            continue
-        keep = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
-        axes = constants.get(node.input[1])
-        if keep and axes is not None and sorted(axis % 4 for axis in numpy_helper.to_array(axes).tolist()) == [2, 3]:
-            node.op_type = "GlobalAveragePool"
-            del node.attribute[:], node.input[1:]
-
-
 def _static(
     proto: onnx.ModelProto, plan: Plan, types: Types, examples: Examples, threads: int, folder: Path
 ) -> onnx.ModelProto:
@@ -313,7 +266,7 @@ def _static(
         activation_type=QuantType.QUInt8 if types.activation == "uint8" else QuantType.QInt8,
         weight_type=QuantType.QInt8,
         calibration_cache_path=folder / "ranges.json",
-        use_external_data_format=_size(proto) > INLINE_LIMIT_BYTES,
+        use_external_data_format=is_large(proto),
     )
     return onnx.load(str(folder / "static.onnx"))
 
@@ -323,7 +276,7 @@ def _dynamic(proto: onnx.ModelProto, plan: Plan, types: Types, folder: Path) -> 
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    nodes = _split_gemms(proto, set(plan.dynamic))
+    nodes = split_gemms(proto, set(plan.dynamic))
     save_onnx(proto, folder / "mixed.onnx")
     quantize_dynamic(
         str(folder / "mixed.onnx"),
@@ -333,58 +286,20 @@ def _dynamic(proto: onnx.ModelProto, plan: Plan, types: Types, folder: Path) -> 
         per_channel=True,
         reduce_range=types.reduce_range,
         weight_type=QuantType.QInt8,
-        use_external_data_format=_size(proto) > INLINE_LIMIT_BYTES,
+        use_external_data_format=is_large(proto),
     )
     return onnx.load(str(folder / "dynamic.onnx"))
 
 
-def _split_gemms(proto: onnx.ModelProto, planned: set[str]) -> list[str]:
-    """Turn planned Gemms into MatMul and Add: only MatMul has a dynamic kernel.
-
-    ONNX Runtime's quantizer does so too, but transposes a weight once for every Gemm that uses it, which computes
-    nonsense where layers share weights.
-
-    Returns:
-        Names of the planned nodes; a MatMul is called as its Gemm was.
-    """
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes = []
-    for node in proto.graph.node:
-        if node.op_type != "Gemm" or node.name not in planned:
-            nodes.append(node)
-            continue
-        weight = node.input[1]
-        if any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
-            weight = f"{node.input[1]}.transposed"
-            if weight not in weights:
-                turned = np.ascontiguousarray(numpy_helper.to_array(weights[node.input[1]]).T)
-                weights[weight] = numpy_helper.from_array(turned, weight)
-                proto.graph.initializer.append(weights[weight])
-        product = f"{node.output[0]}.product" if len(node.input) > 2 else node.output[0]
-        nodes.append(helper.make_node("MatMul", [node.input[0], weight], [product], name=node.name))
-        if len(node.input) > 2:
-            nodes.append(helper.make_node("Add", [product, node.input[2]], node.output, name=f"{node.name}.bias"))
-    used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
-    del proto.graph.node[:], proto.graph.initializer[:]
-    proto.graph.node.extend(nodes)
-    proto.graph.initializer.extend(kept)
-    return sorted(planned)
-
-
-def _size(proto: onnx.ModelProto) -> int:
-    """Bytes of the weights in memory."""
-    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
-
-
 def _clean(proto: onnx.ModelProto) -> None:
-    """Drop what the quantizer notes down and what it inferred, so that the same input gives the same file."""
+    """Drop what the tools note down or infer and the operator sets that nothing uses; other runtimes know fewer."""
     proto.ClearField("metadata_props")
     proto.graph.ClearField("value_info")
     proto.producer_name, proto.producer_version = "compressor", ""
+    used = {"", *(node.domain for node in proto.graph.node)}
+    kept = [entry for entry in proto.opset_import if entry.domain in used or proto.functions]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
 
 
 @contextmanager

@@ -135,6 +135,8 @@ def energy(
     keys = total_domains(meter) if domain is None else (f"{meter.name}/{domain}",)
     idle_w = 0.0
     if above_idle:
+        if meter.scope == "process":
+            return Amount(None, "counts no idling")
         if any(key not in measurement.idle_power_w for key in keys):
             return Amount(None, "idle power not read")
         idle_w = sum(measurement.idle_power_w[key] for key in keys)

@@ -282,5 +282,6 @@ def repeat_section(report: Report) -> Section:
         )
         lines += [f"runtime options: {opened}"] if opened else []
         details.append(Detail(f"{clean(m.arm, _NAME)}: file and steps", tuple(lines)))
-    text = () if report.command else ("Run from Python, not from a command line.",)
+    text = tuple(clean(note, 400) for note in report.notes)
+    text += () if report.command else ("Run from Python, not from a command line.",)
     return Section("repeat", "Repeat it", text, facts=facts, details=tuple(details), code=clean(report.command, 2000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compressor.compare import WALL_TIME
 from compressor.report import aggregates, numbers
 from compressor.report.model import Cell, Column, Section, Table, Tone
 from compressor.report.text import clean
@@ -37,10 +38,10 @@ def verdict(report: Report, delta: Delta) -> Cell:
 
 
 def change(delta: Delta) -> str:
-    """What the ratio says in words, with its interval; speed for times, a plain change for the rest."""
+    """What the ratio says in words, with its interval: wall time is a speed, all else a cost."""
     if len(aggregates.sources(delta)) > 1:
         return numbers.NOT_AVAILABLE
-    if delta.baseline.unit == "s":
+    if delta.metric == WALL_TIME:
         return numbers.speed(delta.ratio, delta.ci95)
     return numbers.change(delta.ratio, delta.ci95)
 
@@ -52,6 +53,8 @@ def detection_limit(report: Report, delta: Delta, baseline: str) -> str:
     control = aggregates.control_for(report, delta.metric, baseline)
     if control is None or control.detection_limit is None:
         return NO_LIMIT
+    if not control.passed and control.ci95 is not None:
+        return "void"
     return f"±{numbers.percent(control.detection_limit)}"
 
 
@@ -116,7 +119,7 @@ def runtime_sentence(report: Report) -> str:
     void = " (void: the A/A control failed)" if aggregates.failed_controls(report) else ""
     return (
         f"{name} alone, before any compression, in CPU time per inference: "
-        f"{numbers.speed(ratio.value, ratio.ci95)} ({clean(fast.arm, 60)} against {clean(slow.arm, 60)}){void}."
+        f"{numbers.change(ratio.value, ratio.ci95)} ({clean(fast.arm, 60)} against {clean(slow.arm, 60)}){void}."
     )
 
 
@@ -180,7 +183,7 @@ def _control_row(control: Control) -> tuple[Cell, ...]:
         Cell(clean(control.metric)),
         Cell(clean(control.arm, 60)),
         Cell(numbers.ratio(control.ratio, control.ci95)),
-        Cell(NO_LIMIT if limit is None else f"±{numbers.percent(limit)}"),
+        Cell(NO_LIMIT if limit is None or not control.passed else f"±{numbers.percent(limit)}"),
         Cell("passed", "good")
         if control.passed
         else Cell("too few blocks", "open")

@@ -1,60 +1,22 @@
-"""The report's plots, as SVG that takes its colours and its font from the page around it.
-
-Matplotlib draws with placeholder colours, which are then replaced by CSS variables: one drawing serves light, dark and
-print. Arms are told apart by position, marker and name, never by colour alone.
-"""
+"""The report's plots; arms are told apart by position, marker and name, never by colour alone."""
 
 from __future__ import annotations
 
-import html
-import io
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compressor.report import aggregates, comparing, numbers
+from compressor.report.canvas import BAD, BASELINE, CANDIDATE, FAINT, GOOD, INK, draw
 from compressor.report.text import clean, shorten
 from compressor.results import Comparison, Delta, Measurement, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
 
-_INK, _FAINT, _BASELINE, _CANDIDATE, _GOOD, _BAD, _BAND = (f"#{i:02x}fe{i:02x}" for i in range(1, 8))
-_VARIABLES = {
-    _INK: "currentColor",
-    _FAINT: "var(--faint)",
-    _BASELINE: "var(--baseline)",
-    _CANDIDATE: "var(--candidate)",
-    _GOOD: "var(--good)",
-    _BAD: "var(--bad)",
-    _BAND: "var(--band)",
-}
-_COLOURS = {"baseline": _BASELINE, "control": _FAINT, "candidate": _CANDIDATE}
+_COLOURS = {"baseline": BASELINE, "control": FAINT, "candidate": CANDIDATE}
 _MARKERS = {"baseline": "o", "control": "D", "candidate": "s"}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "compressor",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _BAND,
-    "grid.linewidth": 0.8,
-    "xtick.color": _FAINT,
-    "xtick.labelcolor": _INK,
-    "ytick.color": _FAINT,
-    "ytick.labelcolor": _INK,
-}
-_WIDTH = 5.4
 _NAME = 24
 _LABELLED = 8
 _ROWS = 40
@@ -88,44 +50,7 @@ def figures(report: Report) -> dict[str, Figure]:
         "latency": _latency,
         "size": _size,
     }
-    return {key: figure for key, draw in drawers.items() if (figure := draw(report)) is not None}
-
-
-def _draw(key: str, title: str, description: str, height: float, paint: Callable[[Axes], None]) -> str:
-    """Run ``paint`` on fresh axes and turn the result into an element of a page."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure as NewCanvas
-
-    # Only the styles of this drawing: neither pyplot nor the user's global settings are touched.
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}):
-        canvas: Canvas = NewCanvas(figsize=(_WIDTH, height), layout="constrained")
-        FigureCanvasSVG(canvas)
-        axes = canvas.subplots()
-        paint(axes)
-        out = io.StringIO()
-        canvas.savefig(
-            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None}
-        )
-    return _element(out.getvalue(), key, title, description)
-
-
-def _element(svg: str, key: str, title: str, description: str) -> str:
-    """Strip a stand-alone SVG to an element: own ids, the page's colours and font, a title and a description."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    box = re.search(r'viewBox="([^"]+)"', body)
-    body = body[body.index(">") + 1 :]
-    body = body.replace("xlink:href", "href")
-    body = re.sub(r'(id="|url\(#|href="#)', rf"\1{key}-", body)
-    for placeholder, variable in _VARIABLES.items():
-        body = body.replace(placeholder, variable)
-    body = re.sub(r"font: (?:[\w.]+ )*?([\d.]+px) [^;\"]+", r"font-size: \1", body)
-    return (
-        f'<svg role="img" aria-labelledby="{key}-title {key}-desc" viewBox="{box[1] if box else "0 0 400 300"}">'
-        f'<title id="{key}-title">{html.escape(title)}</title><desc id="{key}-desc">{html.escape(description)}</desc>'
-        f"{body.strip()}"
-    )
+    return {key: figure for key, drawer in drawers.items() if (figure := drawer(report)) is not None}
 
 
 def _plain(text: str) -> str:
@@ -189,7 +114,7 @@ def _cost(report: Report) -> Figure | None:
     if any(p.name not in scores for p in points):
         rows = [(p.name, p.role, p.value / scale, _scaled(p.interval, scale)) for p in points[:_ROWS]]
         title = label[:1].upper() + label[1:]
-        svg = _draw("cost", title, listed, _height(len(rows)), lambda axes: _dots(axes, rows, axis))
+        svg = draw("cost", title, listed, _height(len(rows)), lambda axes: _dots(axes, rows, axis))
         return Figure(svg, f"{title} of each arm, with 95 % intervals. Further left is cheaper.")
     score_name = comparing.score_label(report)
     title = f"{score_name} against {label}"
@@ -218,7 +143,7 @@ def _cost(report: Report) -> Figure | None:
     caption = f"{title}; 95 % intervals of both. Better is {better} and to the left."
     if len(points) > _LABELLED:
         caption += " Squares are compressed arms, circles baselines; their names are in the table."
-    return Figure(_draw("cost", title, listed, 3.5, paint), caption)
+    return Figure(draw("cost", title, listed, 3.5, paint), caption)
 
 
 def _label(
@@ -318,7 +243,7 @@ def _ratios(report: Report) -> Figure | None:
         f"{numbers.ratio(d.ratio, d.ci95)}"
         for c, d in rows[:12]
     )
-    svg = _draw("ratios", title, listed, 1.0 + 0.46 * max(len(rows), 2), lambda axes: _forest(report, axes, rows))
+    svg = draw("ratios", title, listed, 1.0 + 0.46 * max(len(rows), 2), lambda axes: _forest(report, axes, rows))
     caption = (
         "Candidate over baseline, 1 is no change, with 95 % intervals. Grey: what the A/A control could not tell from "
         "noise. Filled marks have a verdict, hollow ones have none."
@@ -330,11 +255,11 @@ def _forest(report: Report, axes: Axes, rows: Sequence[tuple[Comparison, Delta]]
     axes.set_xscale("log")
     for i, (comparison, delta) in enumerate(rows):
         control = aggregates.control_for(report, delta.metric, comparison.baseline)
-        if control is not None and control.detection_limit:
+        if control is not None and control.passed and control.detection_limit:
             edge = 1 + control.detection_limit
-            axes.fill_betweenx([i - 0.42, i + 0.42], 1 / edge, edge, color=_FAINT, alpha=0.35, lw=0)
+            axes.fill_betweenx([i - 0.42, i + 0.42], 1 / edge, edge, color=FAINT, alpha=0.35, lw=0)
         tone = comparing.verdict(report, delta).tone
-        colour = {"good": _GOOD, "bad": _BAD}.get(tone, _FAINT)
+        colour = {"good": GOOD, "bad": BAD}.get(tone, FAINT)
         axes.errorbar(
             delta.ratio,
             i,
@@ -347,7 +272,7 @@ def _forest(report: Report, axes: Axes, rows: Sequence[tuple[Comparison, Delta]]
             elinewidth=1.6,
             mfc=colour if tone in ("good", "bad") else "none",
         )
-    axes.axvline(1, color=_INK, lw=1)
+    axes.axvline(1, color=INK, lw=1)
     _names(axes, ["" for _ in rows])
     names = [
         f"{clean(d.metric).replace(' per inference', '')}\nvs {shorten(clean(c.baseline), _NAME)}" for c, d in rows
@@ -371,7 +296,7 @@ def _latency(report: Report) -> Figure | None:
     if not rows:
         return None
     batch = rows[0].plan.batch
-    scale, unit = _unit([m.latency.p50_s for m in rows if m.latency], "s")
+    scale, unit = _unit([max(m.latency.p99_s for m in rows if m.latency)], "s")
     title = f"Latency of a call of {batch}"
     listed = "; ".join(
         f"{clean(m.arm, 60)}: p50 {numbers.quantity(m.latency.p50_s, 's')}, "
@@ -379,7 +304,7 @@ def _latency(report: Report) -> Figure | None:
         for m in rows[:12]
         if m.latency
     )
-    svg = _draw("latency", title, listed, _height(len(rows)), lambda axes: _spans(axes, rows, scale, unit, batch))
+    svg = draw("latency", title, listed, _height(len(rows)), lambda axes: _spans(axes, rows, scale, unit, batch))
     caption = (
         f"Time of one call of {batch}: mark at the median, thick bar from the 10th to the 90th percentile, "
         "thin line from the 1st to the 99th."
@@ -422,5 +347,5 @@ def _size(report: Report) -> Figure | None:
         axes.set_xlim(0, max(sizes) * 1.22 or 1)
         axes.set_xlabel(f"file size, {unit}")
 
-    svg = _draw("size", "Size of the model files", listed, _height(len(rows)), paint)
+    svg = draw("size", "Size of the model files", listed, _height(len(rows)), paint)
     return Figure(svg, "Size of each arm's model file with its external data.")

@@ -28,7 +28,7 @@ def render_markdown(report: Report) -> str:
     if v.key_figures:
         head = (Column("metric", "Metric"), Column("change", "Change", "95 % interval", numeric=True))
         more = (
-            Column("limit", "Known to", numeric=True),
+            Column("limit", "Limit", numeric=True),
             Column("pair", "Before → after", numeric=True),
             Column("verdict", "Verdict"),
         )

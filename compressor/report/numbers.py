@@ -26,8 +26,9 @@ def _decimals(value: float, interval: Interval | None) -> int:
 
     Without an interval three significant digits are shown; never more than four.
     """
-    if interval is None:
-        return _DIGITS_WITHOUT_INTERVAL - 1 - _exponent(value)
+    if interval is None or not all(math.isfinite(end) for end in interval):
+        # What rounds up to the next power of ten has its exponent.
+        return _DIGITS_WITHOUT_INTERVAL - 1 - _exponent(float(f"{value:.{_DIGITS_WITHOUT_INTERVAL - 1}e}"))
     most = _MOST_DIGITS - 1 - _exponent(value)
     half = (interval[1] - interval[0]) / 2
     if not half > 0:

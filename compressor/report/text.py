@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-_SHOWN_AS_SPACE = {"\n", "\r", "\t", "\v", "\f", "\x85", "\u2028", "\u2029"}
+_SHOWN_AS_SPACE = {" ", "\n", "\r", "\t", "\v", "\f", "\x85", "\u2028", "\u2029"}
 # Controls, formats (right-to-left marks, zero-width characters), lone surrogates, unassigned and private characters.
 _ESCAPED = {"Cc", "Cf", "Cs", "Cn", "Co"}
 _MARKS_IN_A_ROW = 2
@@ -35,7 +35,7 @@ def clean(text: str, limit: int = 160) -> str:
             piece = "" if marks > _MARKS_IN_A_ROW else character
         if length + len(piece) > limit:
             return "".join(parts)[: limit - 1].rstrip() + "…"
-        parts.append(piece)
+        parts += [piece] if piece else []
         length += len(piece)
     return "".join(parts).strip()
 

@@ -89,7 +89,8 @@ def _plain(value: Any, key: str) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise OutputError(f"{value} is not a number that a record may hold", where=key)
-        return float(value)
+        # Whole numbers are written the same way whether they came as int or float, and 10 000 hits stay short.
+        return int(value) if value.is_integer() and abs(value) < 2**53 else float(value)
     if value is None or isinstance(value, str | int):
         return value
     raise OutputError(f"a record cannot hold a {type(value).__name__}", where=key)

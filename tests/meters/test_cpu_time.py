@@ -58,6 +58,11 @@ def test_trap_unknown_cpu_is_said_to_be_unknown(model: str) -> None:
     assert cpu_time.watts_per_core(model) == (10.0, f"unknown CPU {model}, assumed")
 
 
+def test_trap_no_made_up_watts_for_memory() -> None:
+    meter = cpu_time.open_meter(None, MeterOptions())
+    assert set(meter.read().energy_j) == {"cpu"}
+
+
 @pytest.mark.parametrize(("watts", "shown"), [(0.0, "0"), (-3.0, "-3"), (float("nan"), "nan"), (float("inf"), "inf")])
 def test_impossible_watts(watts: float, shown: str) -> None:
     with pytest.raises(MeterError) as caught:
@@ -68,14 +73,14 @@ def test_impossible_watts(watts: float, shown: str) -> None:
 def test_cpu_time_that_falls_is_an_error() -> None:
     seconds = iter([5.0, 4.0])
     meter = cpu_time.open_meter(None, MeterOptions(cpu_clock=lambda: next(seconds)))
-    with pytest.raises(MeterError, match="^cpu-time: the CPU time fell: the process is another one now$"):
+    with pytest.raises(MeterError, match=r"^cpu-time: the CPU time fell: the process is another one now$"):
         meter.read()
 
 
 def test_closed_meter_cannot_be_read() -> None:
     meter = cpu_time.open_meter(None, MeterOptions())
     meter.close()
-    with pytest.raises(MeterError, match="^cpu-time: is closed$"):
+    with pytest.raises(MeterError, match=r"^cpu-time: is closed$"):
         meter.read()
 
 

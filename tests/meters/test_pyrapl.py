@@ -191,7 +191,8 @@ def test_probe_and_open_meter_agree_in_real_time() -> None:
     def tick():
         while not stop.wait(0.0005):
             value = machine.zones["intel-rapl:0"].counter_uj(time.monotonic())
-            with machine.counter_file("intel-rapl:0").open("r+") as file:  # one write of fixed length: never half a number
+            # one write of fixed length: never half a number
+            with machine.counter_file("intel-rapl:0").open("r+") as file:
                 file.write(f"{value:<16d}")
     thread = threading.Thread(target=tick)
     thread.start()

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import math
 import random
+import shlex
+import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,7 +52,7 @@ def test_wrap_at_every_phase(tmp_path: Path, phase: int) -> None:
     )
 
 
-def test_two_sockets_two_dies_psys_and_mmio(tmp_path: Path) -> None:
+def test_trap_both_dies_and_sockets_are_counted_once_each_beside_psys_and_mmio(tmp_path: Path) -> None:
     machine = SimulatedMachine(
         tmp_path,
         SimulatedZone("intel-rapl:0", "package-0-die-0", constant(40.0)),
@@ -105,7 +108,7 @@ def test_trap_counter_read_as_zero_is_an_error_not_262_122_joules(tmp_path: Path
         meter.read()
     machine.advance(1.0)  # the true value is back: another jump, and still no joules out of nowhere
     after = meter.read()
-    with pytest.raises(MeterError, match="^rapl: lost count between two readings$"):
+    with pytest.raises(MeterError, match=r"^rapl: lost count between two readings$"):
         energy_between(start, after, "rapl")
 
 
@@ -196,7 +199,7 @@ def test_no_counters_at_all(tmp_path: Path) -> None:
 def test_closed_meter_cannot_be_read(tmp_path: Path) -> None:
     meter = open_on(desktop(tmp_path))
     meter.close()
-    with pytest.raises(MeterError, match="^rapl: is closed$"):
+    with pytest.raises(MeterError, match=r"^rapl: is closed$"):
         meter.read()
 
 
@@ -239,7 +242,7 @@ def test_windows_are_additive_and_never_negative_or_silently_zero(
     for length in lengths:
         machine.advance(length)
         readings.append(meter.read())
-    parts = [energy_between(a, b, "rapl")["rapl/package-0"] for a, b in zip(readings, readings[1:], strict=False)]
+    parts = [energy_between(a, b, "rapl")["rapl/package-0"] for a, b in pairwise(readings)]
     assert all(part > 0 for part in parts)
     assert sum(parts) == pytest.approx(energy_between(readings[0], readings[-1], "rapl")["rapl/package-0"])
     assert sum(parts) == pytest.approx(watts * sum(lengths), abs=watts * 0.003 * (1 + len(lengths)))
@@ -298,6 +301,13 @@ def test_unreadable_counter_names_the_udev_rule_to_a_real_user() -> None:
     assert answer["mend"] == rapl.MEND
     assert str(answer["error"]).startswith(f"{answer['why']}; sudo groupadd -f rapl")
     assert 'SUBSYSTEM=="powercap", KERNEL=="intel-rapl*:*"' in rapl.MEND
+
+
+def test_mend_is_shell_also_on_one_line() -> None:
+    for text in (rapl.MEND, " ".join(rapl.MEND.split())):
+        assert subprocess.run(["sh", "-n", "-c", text], check=False).returncode == 0
+        words = shlex.split(text, comments=True)
+        assert words[words.index("echo") + 1].count('"') == 10
 
 
 def test_one_unreadable_zone_is_absent_and_named() -> None:

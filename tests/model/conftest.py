@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import warnings
 import zipfile
@@ -64,7 +65,7 @@ class Saved:
         return self.folder / name
 
 
-def import_file(path: Path, name: str) -> ModuleType:
+def _import_file(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -77,7 +78,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     folder = tmp_path_factory.mktemp("models")
     (folder / "net.py").write_text(NET)
     torch.manual_seed(0)
-    module = import_file(folder / "net.py", "net_of_the_model_tests").Net()
+    module = _import_file(folder / "net.py", "net_of_the_model_tests").Net()
     # A few batches, so that the running statistics are not those of a new network.
     for _ in range(3):
         module(torch.randn(8, 2, 8, 8))
@@ -95,12 +96,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     torch.save(module.state_dict(), folder / "legacy.pt", _use_new_zipfile_serialization=False)
     torch.save(module, folder / "pickled.pt")
     save_file(module.state_dict(), folder / "net.safetensors")
-    onnx.save(tiny_onnx(), folder / "net.onnx")
+    onnx.save(_tiny_onnx(), folder / "net.onnx")
     with torch.no_grad():
         return Saved(folder, f"{folder / 'net.py'}:net", module, x, module(x))
 
 
-def tiny_onnx(external: str | None = None) -> onnx.ModelProto:
+def _tiny_onnx(external: str | None = None) -> onnx.ModelProto:
     """``y = x @ w + b``; the data of ``w`` in the file ``external`` if that is given."""
     helper = onnx.helper
     weight = onnx.numpy_helper.from_array(torch.arange(12.0).reshape(4, 3).numpy(), "w")
@@ -120,7 +121,9 @@ def tiny_onnx(external: str | None = None) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes], extra: dict[str, bytes] | None = None) -> Path:
+def _rewrite(
+    source: Path, target: Path, change: Callable[[str, bytes], bytes], extra: dict[str, bytes] | None = None
+) -> Path:
     """Copy a zip archive, with every member put through ``change`` and ``extra`` members added in its top folder."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
         top = old.namelist()[0].partition("/")[0]
@@ -132,10 +135,34 @@ def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes], e
 
 
 class Payload:
-    """Pickled, it creates a file when it is unpickled."""
+    """Pickled, it creates a folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Path.touch, (self.marker,)
+        return os.mkdir, (str(self.marker),)
+
+
+# Tests are imported without packages, so what they share comes as fixtures.
+
+
+@pytest.fixture(name="tiny_onnx")
+def tiny_onnx_fixture() -> Callable[..., onnx.ModelProto]:
+    return _tiny_onnx
+
+
+@pytest.fixture(name="rewrite")
+def rewrite_fixture() -> Callable[..., Path]:
+    return _rewrite
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """What a payload creates."""
+    return tmp_path / "marker"
+
+
+@pytest.fixture
+def payload(marker: Path) -> Payload:
+    return Payload(marker)

@@ -53,7 +53,9 @@ def test_deep_nesting_is_refused():
         scan(b"\x80\x02)" + b"\x85" * 1_000_000 + b".")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"\x80\x02}", b"(", b"\x80\x020.", b"\x80\x02h\x05.", b"\x80\x02X\xff\xff\xff\x7fab"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x02", b"\x80\x02}", b"(", b"\x80\x020.", b"\x80\x02h\x05.", b"\x80\x02X\xff\xff\xff\x7fab"]
+)
 def test_damaged(content):
     with pytest.raises(PickleError, match="its pickle is damaged or cut off"):
         scan(content)

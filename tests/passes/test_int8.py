@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from compressor import onnx_file
 from compressor.errors import MethodError
 from compressor.passes.base import Context
 from compressor.passes.int8 import Int8
@@ -24,7 +25,7 @@ STATIC = "Static int8 (ranges from calibration)"
 # Kernels in int8, all compute kernels, and what some of the int8 kernels are.
 EXPECTED = {
     "residual": (6, 6, {"QLinearConv": 5, "QGemm": 1, "QLinearAdd": 2, "QLinearGlobalAveragePool": 1}),
-    "separable": (5, 5, {"QLinearConv": 4, "QGemm": 1}),
+    "separable": (5, 5, {"QLinearConv": 4, "QGemm": 1, "QLinearAdd": 1, "QLinearMul": 2, "HardSigmoid": 0}),
     "one-dimensional": (3, 3, {"QLinearConv": 2, "QGemm": 1, "QLinearGlobalAveragePool": 1}),
     "mlp": (2, 2, {"DynamicQuantizeMatMul": 2}),
     "shared": (2, 2, {"DynamicQuantizeMatMul": 2}),
@@ -65,6 +66,10 @@ def test_notes_say_what_was_done_and_what_was_left(zoo: Zoo, vnni: OnVnni, tmp_p
     assert step.notes[0] == f"{STATIC}: 1 Conv."
     assert step.notes[1].startswith("Dynamic int8 (ranges found in every call, over the whole batch): ")
     assert step.settings["calibration"] == "minimum and maximum"
+    source, inputs = zoo("separable")
+    assert any(
+        "1 Sigmoid (of SiLU, mostly)" in x for x in Int8().apply(source, tmp_path / "c.onnx", vnni(inputs)).notes
+    )
     source, inputs = zoo("gru")
     step = Int8().apply(source, tmp_path / "b.onnx", vnni(inputs))
     assert "Left in fp32, for lack of an int8 kernel: 1 GRU." in step.notes
@@ -72,7 +77,7 @@ def test_notes_say_what_was_done_and_what_was_left(zoo: Zoo, vnni: OnVnni, tmp_p
 
 
 def test_layer_used_twice_computes_the_same(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
-    # ONNX Runtime's own quantizer transposes the shared weight twice: a relative error of about 1.
+    # ONNX Runtime's own quantizer transposes the shared weight twice.
     source, inputs = zoo("shared")
     Int8(mode="dynamic").apply(source, tmp_path / "a.onnx", vnni(inputs))
     expected = open_session(source).predict(inputs)
@@ -97,6 +102,20 @@ def test_forced_modes(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
     source, inputs = zoo("mlp")
     Int8(mode="static").apply(source, tmp_path / "static.onnx", vnni(inputs))
     assert open_session(tmp_path / "static.onnx").kernels().by_op["QGemm"] == 2
+
+
+@pytest.mark.parametrize("name", ["residual", "patches"])
+def test_weights_too_big_for_one_file(
+    zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, inputs = zoo(name)
+    Int8().apply(source, tmp_path / "whole.onnx", vnni(inputs))
+    monkeypatch.setattr(onnx_file, "INLINE_LIMIT_BYTES", 1000)
+    Int8().apply(source, tmp_path / "split.onnx", vnni(inputs))
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["split.onnx", "split.onnx.data", "whole.onnx"]
+    whole, split = (open_session(tmp_path / f"{kind}.onnx") for kind in ("whole", "split"))
+    np.testing.assert_array_equal(whole.predict(inputs), split.predict(inputs))
+    assert whole.kernels() == split.kernels()
 
 
 def test_fixed_batch_stays_fixed(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:

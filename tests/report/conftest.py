@@ -178,6 +178,7 @@ def assemble(measurements: tuple[Measurement, ...], *, headline: str, warnings: 
         break_even=paid,
         settings={"method": "int8", "batch": 32, "max_loss": 0.01, "seed": 0, "data": None},
         command="compress --method int8 models/resnet8.pt2 --data fashion-mnist",
+        notes=("Inputs were scaled to 0..1 (fictional).",),
     )
 
 
@@ -298,6 +299,11 @@ def make_many() -> Callable[[int, int], Report]:
 
 
 @pytest.fixture(scope="session")
+def fictional_names() -> Callable[[str], Report]:
+    return lambda name: build((RAPL,), (*ARMS[:3], replace(ARMS[3], name=name)))
+
+
+@pytest.fixture(scope="session")
 def hostile() -> Report:
     """Every free text of a report holds what could break a format."""
     nasty = "<script>alert(1)</script>\x1b[31mred\x1b[0m\n| `pipe` | **b** \u202ertl" + "x" * 10_000
@@ -322,5 +328,6 @@ def hostile() -> Report:
         task=replace(whole.task, name=nasty, metric=nasty),
         settings={nasty: nasty},
         command=nasty,
+        notes=(nasty,),
         parity={arms["ONNX fp32"]: Parity(nasty, 1, 0.0, 0.0, None, None)},
     )

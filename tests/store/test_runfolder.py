@@ -101,7 +101,10 @@ def test_marks_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def test_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match=r"cannot be written \(Not a directory\)"), open_run(tmp_path / "file/out", {}):
+    with (
+        pytest.raises(OutputError, match=r"cannot be written \(Not a directory\)"),
+        open_run(tmp_path / "file/out", {}),
+    ):
         pass
 
 

@@ -1,0 +1,173 @@
+"""Graph rewrites that compute the same and give ONNX Runtime's int8 kernels more to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.errors import MethodError
+
+if TYPE_CHECKING:
+    import onnx
+
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "Integer", "NBits", "QGemm")
+"""Parts of the names of operators that only a quantized model has."""
+
+
+def prepare(source: Path, folder: Path) -> onnx.ModelProto:
+    """Read a model, fold constants and batch norms, infer shapes, and give every node a name of its own.
+
+    Args:
+        source: The ONNX file; it is only read.
+        folder: Where to put what lies between.
+
+    Returns:
+        The model, weights in memory.
+
+    Raises:
+        MethodError: It is quantized already.
+    """
+    import onnx
+    import onnxruntime as ort
+
+    for node in onnx.load(str(source), load_external_data=False).graph.node:
+        if any(part in node.op_type for part in QUANTIZED):
+            raise MethodError(
+                f"the model is quantized already: it holds {node.op_type} '{node.name}'",
+                where=source,
+                mend="give the original model",
+            )
+    # ONNX Runtime's quant_pre_process does the same, but loses weights that are in a second file (1.31).
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "folded.onnx")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.onnx.data")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    onnx.shape_inference.infer_shapes_path(str(folder / "folded.onnx"), str(folder / "prepared.onnx"))
+    prepared = onnx.load(str(folder / "prepared.onnx"))
+    taken: set[str] = set()
+    for node in prepared.graph.node:
+        stem, count = node.name or node.op_type, 2
+        while node.name in taken or not node.name:
+            node.name, count = f"{stem}_{count}", count + 1
+        taken.add(node.name)
+    return prepared
+
+
+def pool_pictures(graph: onnx.GraphProto) -> None:
+    """Turn means over both axes of a picture into GlobalAveragePool, which has an int8 kernel; ReduceMean has none.
+
+    Args:
+        graph: Changed in place.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info)}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or ranks.get(node.input[0]) != 4:
+            continue
+        keep = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+        axes = constants.get(node.input[1])
+        if keep and axes is not None and sorted(axis % 4 for axis in numpy_helper.to_array(axes).tolist()) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:], node.input[1:]
+
+
+def spread_hard_activations(graph: onnx.GraphProto) -> None:
+    """Turn HardSigmoid and HardSwish behind a convolution into a sum and a clip, which have int8 kernels.
+
+    With ``h(x) = clip(a x + b, 0, 1)``, the factor ``a`` goes into the convolution's weights ``u = a x``, which leaves
+    ``clip(u + b, 0, 1)``; of HardSwish ``x h(x)``, its root does: ``u = sqrt(a) x`` leaves
+    ``u clip(u + b / sqrt(a), 0, 1 / sqrt(a))``. Both are exact. A MobileNetV3-like net gained from it: int8 over fp32
+    went from 0.85 to 1.05 times the speed at batch 1, from 0.96 to 1.3 at batch 16 (one thread, avx512_vnni).
+
+    Args:
+        graph: Changed in place.
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    users: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    results = {value.name for value in graph.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        maker = makers.get(node.input[0]) if node.op_type == "HardSigmoid" else None
+        if maker is None or maker.op_type != "Conv" or results & {maker.output[0], node.output[0]}:
+            continue
+        weights = [name for name in maker.input[1:] if name]
+        if any(name not in constants or len(users[name]) > 1 for name in weights):
+            continue
+        around, behind = users[maker.output[0]], users[node.output[0]]
+        swish = [user for user in around if user is not node]
+        if swish and (len(swish) > 1 or swish[0].op_type != "Mul" or len(behind) > 1 or behind[0] is not swish[0]):
+            continue
+        values = {attribute.name: attribute.f for attribute in node.attribute}
+        alpha, beta = values.get("alpha", 0.2), values.get("beta", 0.5)
+        if alpha <= 0:
+            continue
+        factor, height = (np.sqrt(alpha), 1 / np.sqrt(alpha)) if swish else (alpha, 1.0)
+        for name in weights:
+            array = numpy_helper.to_array(constants[name]) * np.float32(factor)
+            constants[name].CopyFrom(numpy_helper.from_array(array, name))
+        bounds = {"shift": beta * height, "low": 0.0, "high": height}
+        for end, value in bounds.items():
+            graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), f"{node.name}.{end}"))
+        total = f"{node.name}.sum"
+        graph.value_info.append(helper.make_tensor_value_info(total, onnx.TensorProto.FLOAT, None))
+        nodes[-1:] = [
+            helper.make_node("Add", [maker.output[0], f"{node.name}.shift"], [total], name=total),
+            helper.make_node("Clip", [total, f"{node.name}.low", f"{node.name}.high"], node.output, name=node.name),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def split_gemms(proto: onnx.ModelProto, planned: set[str]) -> list[str]:
+    """Turn planned Gemms into MatMul and Add: only MatMul has a dynamic kernel.
+
+    ONNX Runtime's quantizer does so too, but transposes a weight once for every Gemm that uses it, which computes
+    nonsense where layers share weights.
+
+    Args:
+        proto: Changed in place.
+        planned: Names of the Gemms, and of other nodes, which are left as they are.
+
+    Returns:
+        Names of the planned nodes; a MatMul is called as its Gemm was.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = []
+    for node in proto.graph.node:
+        if node.op_type != "Gemm" or node.name not in planned:
+            nodes.append(node)
+            continue
+        weight = node.input[1]
+        if any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
+            weight = f"{node.input[1]}.transposed"
+            if weight not in weights:
+                turned = np.ascontiguousarray(numpy_helper.to_array(weights[node.input[1]]).T)
+                weights[weight] = numpy_helper.from_array(turned, weight)
+                proto.graph.initializer.append(weights[weight])
+        product = f"{node.output[0]}.product" if len(node.input) > 2 else node.output[0]
+        nodes.append(helper.make_node("MatMul", [node.input[0], weight], [product], name=node.name))
+        if len(node.input) > 2:
+            nodes.append(helper.make_node("Add", [product, node.input[2]], node.output, name=f"{node.name}.bias"))
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
+    del proto.graph.node[:], proto.graph.initializer[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(kept)
+    return sorted(planned)

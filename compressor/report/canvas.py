@@ -1,0 +1,101 @@
+"""One style for every plot, and SVG that takes its colours and its font from the page around it.
+
+Matplotlib draws with placeholder colours, which are then replaced by CSS variables: one drawing serves light, dark and
+print.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+INK, FAINT, BASELINE, CANDIDATE, GOOD, BAD, BAND = (f"#{i:02x}fe{i:02x}" for i in range(1, 8))
+_VARIABLES = {
+    INK: "currentColor",
+    FAINT: "var(--faint)",
+    BASELINE: "var(--baseline)",
+    CANDIDATE: "var(--candidate)",
+    GOOD: "var(--good)",
+    BAD: "var(--bad)",
+    BAND: "var(--band)",
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "compressor",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": BAND,
+    "grid.linewidth": 0.8,
+    "xtick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.color": FAINT,
+    "ytick.labelcolor": INK,
+}
+_WIDTH = 5.4
+
+
+def draw(key: str, title: str, description: str, height: float, paint: Callable[[Axes], None]) -> str:
+    """Draw a plot for a page.
+
+    Args:
+        key: Short name, unique within the page.
+        title: What a reader who cannot see it is told first.
+        description: The figures it shows.
+        height: In inches; the width is the same for all.
+        paint: Draws on fresh axes, in the colours of this module.
+
+    Returns:
+        An ``<svg>`` element with ids of its own.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as NewCanvas
+
+    # Only this drawing's style: neither pyplot nor the user's own settings take part. The backend is left alone, since
+    # even reading that setting would load one.
+    defaults = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
+    with mpl.rc_context({**defaults, **_STYLE}), warnings.catch_warnings():
+        # Names in scripts that the measuring font lacks: the page's own font shows them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        canvas: Canvas = NewCanvas(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasSVG(canvas)
+        paint(canvas.subplots())
+        out = io.StringIO()
+        nothing = {"Date": None, "Creator": None, "Type": None, "Format": None}
+        canvas.savefig(out, format="svg", transparent=True, metadata=nothing)
+    return _element(out.getvalue(), key, title, description)
+
+
+def _element(svg: str, key: str, title: str, description: str) -> str:
+    """Strip a stand-alone SVG to an element: own ids, the page's colours and font, a title and a description."""
+    key = f"plot-{key}"
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', body)
+    body = body[body.index(">") + 1 :]
+    body = body.replace("xlink:href", "href")
+    body = re.sub(r'(id="|url\(#|href="#)', rf"\1{key}-", body)
+    for placeholder, variable in _VARIABLES.items():
+        body = body.replace(placeholder, variable)
+    body = re.sub(r"font: (?:[\w.]+ )*?([\d.]+px) [^;\"]+", r"font-size: \1", body)
+    return (
+        f'<svg role="img" aria-labelledby="{key}-title {key}-desc" viewBox="{box[1] if box else "0 0 400 300"}">'
+        f'<title id="{key}-title">{html.escape(title)}</title><desc id="{key}-desc">{html.escape(description)}</desc>'
+        f"{body.strip()}"
+    )

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.errors import MethodError
+from compressor.passes.rewrites import pool_pictures, prepare, split_gemms, spread_hard_activations
+
+
+def model(nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.generic]], shape: list[object]) -> onnx.ModelProto:
+    """A model from ``x`` to ``y``."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(proto)
+
+
+def run(proto: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+def check_same(proto: onnx.ModelProto, rewrite: Callable[[onnx.ModelProto], object], expected: dict[str, int]) -> None:
+    shape = [dim.dim_value or 3 for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32) * 4
+    before = run(proto, x)
+    rewrite(proto)
+    assert dict(Counter(node.op_type for node in proto.graph.node)) == expected
+    np.testing.assert_allclose(run(proto, x), before, rtol=1e-4, atol=1e-5)
+
+
+RNG = np.random.default_rng(0)
+CONV = {"w": RNG.standard_normal((8, 3, 1, 1)).astype(np.float32), "b": RNG.standard_normal(8).astype(np.float32)}
+
+
+def hard(*users: onnx.NodeProto, alpha: float = 1 / 6) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], name="conv"),
+        helper.make_node("HardSigmoid", ["c"], ["h"], name="hard", alpha=alpha, beta=0.5),
+        *users,
+    ]
+    return model(nodes, CONV, ["n", 3, 5, 5])
+
+
+@pytest.mark.parametrize("alpha", [1 / 6, 0.2, 1.5])
+def test_hard_swish_is_spread(alpha: float) -> None:
+    proto = hard(helper.make_node("Mul", ["c", "h"], ["y"], name="mul"), alpha=alpha)
+    check_same(proto, lambda m: spread_hard_activations(m.graph), {"Conv": 1, "Add": 1, "Clip": 1, "Mul": 1})
+
+
+def test_hard_sigmoid_is_spread() -> None:
+    proto = hard(helper.make_node("Neg", ["h"], ["y"], name="neg"))
+    check_same(proto, lambda m: spread_hard_activations(m.graph), {"Conv": 1, "Add": 1, "Clip": 1, "Neg": 1})
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        [helper.make_node("Sub", ["c", "h"], ["y"], name="sub")],
+        [
+            helper.make_node("Mul", ["c", "h"], ["m"], name="mul"),
+            helper.make_node("Add", ["m", "c"], ["y"], name="add"),
+        ],
+        [
+            helper.make_node("Mul", ["c", "h"], ["m"], name="mul"),
+            helper.make_node("Add", ["m", "h"], ["y"], name="add"),
+        ],
+    ],
+    ids=["other operator", "convolution used again", "gate used again"],
+)
+def test_what_only_looks_like_hard_swish_is_left(users: list[onnx.NodeProto]) -> None:
+    proto = hard(*users)
+    before = proto.SerializeToString()
+    spread_hard_activations(proto.graph)
+    assert proto.SerializeToString() == before
+
+
+def mean(axes: list[int], keep: int, shape: list[object]) -> onnx.ModelProto:
+    node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], name="mean", keepdims=keep)
+    return model([node], {"axes": np.array(axes, np.int64)}, shape)
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [3, 2]])
+def test_mean_over_pictures_becomes_pooling(axes: list[int]) -> None:
+    check_same(mean(axes, 1, ["n", 2, 5, 4]), lambda m: pool_pictures(m.graph), {"GlobalAveragePool": 1})
+
+
+@pytest.mark.parametrize(
+    ("axes", "keep", "shape"),
+    [([2, 3], 0, ["n", 2, 5, 4]), ([1, 2], 1, ["n", 2, 5, 4]), ([2, 3], 1, ["n", 2, 5, 4, 3]), ([2], 1, ["n", 2, 5])],
+)
+def test_other_means_are_left(axes: list[int], keep: int, shape: list[object]) -> None:
+    check_same(mean(axes, keep, shape), lambda m: pool_pictures(m.graph), {"ReduceMean": 1})
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_gemms_that_share_a_weight_are_split(transposed: int) -> None:
+    weights = {"w": RNG.standard_normal((6, 6)).astype(np.float32), "b": RNG.standard_normal(6).astype(np.float32)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], name="one", transB=transposed),
+        helper.make_node("Gemm", ["h", "w"], ["y"], name="two", transB=transposed),
+    ]
+    proto = model(nodes, weights, ["n", 6])
+    check_same(proto, lambda m: split_gemms(m, {"one", "two"}), {"MatMul": 2, "Add": 1})
+    assert [node.name for node in proto.graph.node] == ["one", "one.bias", "two"]
+    assert len(proto.graph.initializer) == 2
+
+
+def test_preparing_folds_constants_and_names_every_node(tmp_path: Path) -> None:
+    weights = {"w": RNG.standard_normal((4, 6)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Neg", ["r"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    onnx.save(model(nodes, weights, ["n", 6]), tmp_path / "m.onnx")
+    proto = prepare(tmp_path / "m.onnx", tmp_path)
+    names = [node.name for node in proto.graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names) == 4
+    assert {tuple(x.dims) for x in proto.graph.initializer} == {(6, 4)}
+
+
+@pytest.mark.parametrize("kind", ["QuantizeLinear", "DynamicQuantizeLinear"])
+def test_quantized_model_is_refused(tmp_path: Path, kind: str) -> None:
+    inputs = ["x", "s"] if kind == "QuantizeLinear" else ["x"]
+    outputs = ["y"] if kind == "QuantizeLinear" else ["y", "scale", "zero"]
+    weights = {"s": np.float32(0.1)} if kind == "QuantizeLinear" else {}
+    proto = model([helper.make_node(kind, inputs, outputs, name="q")], weights, ["n", 4])  # type: ignore[arg-type]
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(MethodError) as caught:
+        prepare(tmp_path / "m.onnx", tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'm.onnx'}: the model is quantized already: it holds {kind} 'q'; give the original model"
+    )

@@ -1,0 +1,392 @@
+"""The main job end to end on real models and data, with windows too short for a figure but every part of the line real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from fast import hurry
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+from torch import nn
+
+from compressor import pipeline
+from compressor.benchmark import plan
+from compressor.errors import CompressorError, MethodError, OutputError, RecipeError
+from compressor.pipeline import Job, Outcome, run
+from compressor.store.records import load_report
+
+ROOT = Path(__file__).parents[1]
+ARCH = f"{ROOT / 'examples' / 'resnet.py'}:resnet8"
+FILES = ["baseline", "model.onnx", "report.html", "report.json", "report.md"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast() -> Any:
+    presets = dict(plan.PRESETS)
+    with pytest.MonkeyPatch.context() as patch:
+        from compressor.benchmark import runner
+
+        patch.setattr(runner, "FOREIGN_LOAD_LIMIT", 2.0)
+        hurry()
+        yield
+    plan.PRESETS.update(presets)
+
+
+def job(model: Path, out: Path, **options: Any) -> Job:
+    return Job(model, out=out, preset="quick", meters=("cpu-time",), **options)
+
+
+def weights(demo_model: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.export.load(demo_model).state_dict)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def demo(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The demo's own run."""
+    return run(job(demo_model, tmp_path_factory.mktemp("demo") / "out", data="demo"), command="compress demo")
+
+
+def test_folder_holds_the_model_the_baselines_and_the_report(demo: Outcome) -> None:
+    assert sorted(p.name for p in demo.folder.iterdir()) == FILES
+    assert sorted(p.name for p in (demo.folder / "baseline").iterdir()) == ["model.onnx", "model.pt2"]
+    onnx.checker.check_model(str(demo.folder / "model.onnx"))
+    assert load_report(demo.folder / "report.json") == demo.report
+
+
+def test_four_arms_are_measured_and_scored(demo: Outcome) -> None:
+    arms = {m.arm: m for m in demo.report.measurements}
+    assert list(arms) == ["PyTorch fp32", "ONNX fp32", "ONNX int8", "ONNX fp32 (A/A)"]
+    assert all(len(m.trials) == 3 for m in arms.values())
+    assert all(m.score is not None and m.score.value > 0.92 for m in arms.values())
+    assert arms["PyTorch fp32"].runtime.name == "torch"
+
+
+def test_kernels_that_run_in_int8_are_counted(demo: Outcome) -> None:
+    kernels = {m.arm: m.kernels for m in demo.report.measurements}
+    found = kernels["ONNX int8"]
+    assert found is not None
+    assert (found.low_precision, found.compute, dict(found.left)) == (10, 10, {})
+    before = kernels["ONNX fp32"]
+    assert before is not None
+    assert (before.low_precision, before.compute) == (0, 10)
+
+
+def test_parity_is_checked_and_shown(demo: Outcome) -> None:
+    assert demo.report.parity["ONNX fp32"].relative < 1e-5
+    assert demo.report.parity["ONNX fp32"].same_top1 == 1.0
+    assert 1e-4 < demo.report.parity["ONNX int8"].relative < 0.1
+
+
+def test_accuracy_is_kept_within_half_a_point_and_the_file_shrinks(demo: Outcome) -> None:
+    score = demo.report.comparisons[0].score
+    assert score is not None
+    assert abs(score.loss) <= 0.005
+    by_metric = {delta.metric: delta for delta in demo.report.comparisons[0].deltas}
+    assert by_metric["size"].ratio < 0.3
+
+
+def test_estimates_are_marked_in_every_output(demo: Outcome) -> None:
+    assert "energy was not measured here" in demo.report.headline
+    for name in ("report.md", "report.html"):
+        assert "estimated" in (demo.folder / name).read_text()
+    for comparison in demo.report.comparisons:
+        for delta in comparison.deltas:
+            if delta.metric.startswith("energy"):
+                assert (delta.verdict, delta.baseline.provenance) == ("not established", "estimated")
+
+
+def test_costs_and_break_even_are_there(demo: Outcome) -> None:
+    assert [stage.stage for stage in demo.report.stages] == ["export", "compress", "score"]
+    assert all(stage.cpu_s > 0 and stage.energy_j["cpu-time/cpu"] > 0 for stage in demo.report.stages)
+    assert {b.metric for b in demo.report.break_even} == {"CPU time", "energy (cpu-time)"}
+
+
+def test_no_path_of_this_machine_is_in_the_models(demo: Outcome) -> None:
+    for path in [demo.folder / "model.onnx", *(demo.folder / "baseline").iterdir()]:
+        assert str(ROOT).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["state dict", "safetensors", "TorchScript", "ONNX"])
+def test_same_weights_in_any_form_give_the_same_int8_model(
+    kind: str, demo: Outcome, demo_model: Path, tmp_path: Path
+) -> None:
+    path, options = tmp_path / "model.pt", {"data": "demo"}
+    if kind == "state dict":
+        torch.save(weights(demo_model), path)
+        options["arch"] = ARCH
+    elif kind == "safetensors":
+        save_file(weights(demo_model), path)
+        options["arch"] = ARCH
+    elif kind == "TorchScript":
+        sys.path.insert(0, str(ROOT / "examples"))
+        from resnet import resnet8
+
+        module = resnet8().eval()
+        module.load_state_dict(weights(demo_model))
+        torch.jit.save(torch.jit.script(module), path)
+    else:
+        path.write_bytes((demo.folder / "baseline" / "model.onnx").read_bytes())
+    outcome = run(job(path, tmp_path / "out", **options))
+    assert outcome.report.model.format == kind
+    if kind == "TorchScript":  # other names of nodes and weights, the same numbers
+        assert same_integers(outcome.folder / "model.onnx", demo.folder / "model.onnx")
+    else:
+        assert sha256(outcome.folder / "model.onnx") == sha256(demo.folder / "model.onnx")
+    if kind == "ONNX":
+        assert [m.arm for m in outcome.report.measurements] == ["ONNX fp32", "ONNX int8", "ONNX fp32 (A/A)"]
+
+
+def same_integers(one: Path, other: Path) -> bool:
+    """Whether two quantized models hold the same integer weights, in any order and under any names."""
+    held = []
+    for path in (one, other):
+        tensors = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
+        held.append(sorted(t.tobytes() for t in tensors if t.dtype == np.int8 and t.size > 1))
+    return held[0] == held[1] and len(held[0]) > 0
+
+
+class Cnn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU()
+        )
+        self.head = nn.Linear(32 * 16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).flatten(1))
+
+
+def trained(module: nn.Module, x: np.ndarray, y: np.ndarray) -> nn.Module:
+    """Fit to the handwritten digits that scikit-learn carries (1 797 real pictures of 8x8)."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    inputs, labels = torch.from_numpy(x), torch.from_numpy(y)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(inputs), labels).backward()
+        optimizer.step()
+    return module.eval()
+
+
+def digits(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    data = load_digits()
+    return (data.data / 16).astype(np.float32).reshape(-1, *shape), data.target.astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "ops"),
+    [
+        (Cnn, (1, 8, 8), 3),
+        (
+            lambda: nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)),
+            (64,),
+            3,
+        ),
+    ],
+    ids=["cnn", "mlp"],
+)
+def test_models_and_data_never_seen_before(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], ops: int, tmp_path: Path
+) -> None:
+    x, y = digits(shape)
+    module = trained(make(), x[:1000], y[:1000])
+    batch = torch.export.Dim("batch")
+    example = (torch.zeros(2, *shape),)
+    torch.export.save(torch.export.export(module, example, dynamic_shapes=({0: batch},)), tmp_path / "digits.pt2")
+    np.savez(tmp_path / "digits.npz", x=x, y=y)
+    outcome = run(job(tmp_path / "digits.pt2", tmp_path / "out", data=str(tmp_path / "digits.npz")))
+    candidate = next(m for m in outcome.report.measurements if m.role == "candidate")
+    assert candidate.kernels is not None
+    assert (candidate.kernels.low_precision, candidate.kernels.compute) == (ops, ops)
+    score = outcome.report.comparisons[0].score
+    assert score is not None
+    assert score.baseline > 0.9
+    assert score.loss < 0.01
+    task = outcome.report.task
+    assert (task.calibration_examples + task.test_examples, task.synthetic) == (1797, False)
+
+
+def test_without_data_agreement_is_measured_and_said_so(demo_model: Path, tmp_path: Path) -> None:
+    outcome = run(job(demo_model, tmp_path / "out"))
+    assert outcome.report.task.synthetic
+    assert "agreement" in outcome.report.task.metric
+    assert "No data were given: agreement with the original on synthetic inputs was measured, not accuracy." in (
+        outcome.report.warnings
+    )
+    assert "agreement on synthetic inputs" in outcome.report.headline
+    assert "accuracy" not in outcome.report.headline
+
+
+def test_fixed_batch_is_measured_at_that_batch(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
+    torch.export.save(torch.export.export(module, (torch.zeros(4, 1, 8, 8),)), tmp_path / "fixed.pt2")
+    outcome = run(job(tmp_path / "fixed.pt2", tmp_path / "out"))
+    assert {m.plan.batch for m in outcome.report.measurements} == {4}
+    with pytest.raises(RecipeError) as caught:
+        run(job(tmp_path / "fixed.pt2", tmp_path / "other", batch=2))
+    assert str(caught.value) == (
+        "--batch: the model's batch is fixed at 4, not 2; "
+        "leave the option out, or export the model with a dynamic batch"
+    )
+
+
+def test_model_without_arithmetic_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
+    torch.export.save(
+        torch.export.export(nn.ReLU(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("b")},)),
+        tmp_path / "relu.pt2",
+    )
+    with pytest.raises(MethodError):
+        run(job(tmp_path / "relu.pt2", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+STAGES = ["export", "compress", "score", "measure"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupt_at_any_stage_loses_no_finished_one(
+    stage: str, demo: Outcome, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, bool]] = []
+
+    class Listener:
+        def stage(self, name: str, resumed: bool) -> None:
+            done.append((name, resumed))
+
+        def progress(self, done_s: float, total_s: float, text: str) -> None: ...
+
+    asked = job(demo_model, tmp_path / "out", data="demo")
+    name = f"_{stage}"
+    real = getattr(pipeline._Line, name)
+
+    def interrupted(self: Any, folder: Path, *arguments: Any) -> Any:
+        (folder / "half-written").write_text("…")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline._Line, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked)
+    monkeypatch.setattr(pipeline._Line, name, real)
+    assert not (tmp_path / "out").exists()
+    before = STAGES[: STAGES.index(stage)]
+    partial = tmp_path / "out.partial"
+    assert partial.exists() == bool(before)
+    if stage in ("export", "measure"):
+        outcome = run(asked, Listener())
+        assert done == [(name, name in before) for name in STAGES]
+        assert sha256(outcome.folder / "model.onnx") == sha256(demo.folder / "model.onnx")
+        assert outcome.report.stages[-1].stage == "score"
+        assert not partial.exists()
+
+
+def test_resume_does_a_stage_again_whose_file_was_lost(
+    demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = job(demo_model, tmp_path / "out", data="demo")
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline._Line, "_measure", interrupted)
+        run(asked)
+    (tmp_path / "out.partial" / "model.onnx").write_bytes(b"damaged")
+    assert sorted(p.name for p in run(asked).folder.iterdir()) == FILES
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "fast.py"), *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
+    blow: signal.Signals, demo_model: Path, tmp_path: Path
+) -> None:
+    arguments = [str(demo_model), "--data", "demo", "--out", "out"]
+    process = command(*arguments, cwd=tmp_path)
+    # Struck while it writes the baselines, before any stage is marked.
+    wait_for(tmp_path / "out.partial" / "baseline")
+    process.send_signal(blow)
+    _, errors = process.communicate(timeout=60)
+    assert not (tmp_path / "out").exists()
+    if blow is signal.SIGINT:
+        assert process.returncode == 130
+        assert errors == "interrupted: finished stages are kept; the same command goes on from there\n"
+        assert not (tmp_path / "out.partial").exists()
+    else:
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "out.partial" / "stages.json").exists()
+    again = command(*arguments, "--json", cwd=tmp_path)
+    out, errors = again.communicate(timeout=120)
+    assert (again.returncode, errors) == (0, "")
+    assert json.loads(out)["model"]["name"] == "model"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_out_folder_that_cannot_be_written(demo_model: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o555)
+    if os.geteuid() == 0:
+        os.seteuid(65534)  # nobody: root may write anywhere
+    try:
+        with pytest.raises(OutputError) as caught:
+            run(job(demo_model, locked / "out", data="demo"))
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+    assert str(caught.value) == (
+        f"{locked / 'out'}: cannot be written (Permission denied); name another folder with --out"
+    )
+
+
+@pytest.mark.parametrize("kilobytes", [1200, 2800, 3200])
+def test_full_disk_is_one_line_and_leaves_nothing_that_looks_finished(
+    kilobytes: int, demo_model: Path, tmp_path: Path
+) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", tmp_path], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("not run: mounting a small disk needs root")
+    try:
+        process = command(str(demo_model), "--data", "demo", "--out", str(tmp_path / "out"), cwd=ROOT)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert errors.count("\n") == 1
+        assert "the disk is full; free some space or name another folder with --out" in errors
+        assert not (tmp_path / "out").exists()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_unknown_option_of_the_api_names_the_nearest(demo_model: Path) -> None:
+    with pytest.raises(CompressorError, match=r"compress\(\): there is no option 'preset_'; did you mean 'preset'\?"):
+        pipeline.compress(demo_model, preset_="quick")
