@@ -1,7 +1,7 @@
 """Train the model that the package carries, and cut the slice of data that it ships with.
 
-Writes ``model.pt2`` (the exported program) and ``data.npz`` (the slice) to ``compressor/demo/`` and prints the accuracy on the 10 000 official
-test pictures. About 15 minutes on two cores::
+Writes ``model.pt2`` (the exported program), ``data.npz`` (the slice) and ``card.json`` to ``compressor/demo/`` and prints
+the accuracy on the 10 000 official test pictures. About 15 minutes on two cores::
 
     python benchmarks/train_demo_model.py
 """
@@ -40,9 +40,7 @@ def accuracy(model: torch.nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of right answers in eval mode."""
     model.eval()
     with torch.inference_mode():
-        right = sum(
-            (model(a).argmax(1) == b).sum().item() for a, b in zip(x.split(500), y.split(500), strict=True)
-        )
+        right = sum((model(a).argmax(1) == b).sum().item() for a, b in zip(x.split(500), y.split(500), strict=True))
     return right / len(y)
 
 

@@ -99,8 +99,9 @@ _measuring = _options(
 def cli() -> None:
     """Compress a trained PyTorch model and prove what it saves.
 
-    Loads MODEL, compresses it, exports it to ONNX, runs the old and the new side by side under energy meters, and writes
-    a report: the accuracy kept, the joules per inference, how sure that is, and when the compression has paid for itself.
+    Loads MODEL, compresses it, exports it to ONNX, runs the old and the new side by side under energy meters, and
+    writes a report: the accuracy kept, the joules per inference, how sure that is, and when the compression has paid
+    for itself.
     """
 
 
@@ -212,8 +213,8 @@ def meters(as_json: bool) -> None:
 
 
 def _run(job: Any, as_json: bool, command: str) -> None:
-    from compressor.pipeline import run
     from compressor.console import Bars, print_outcome
+    from compressor.pipeline import run
 
     with Bars(quiet=as_json or not sys.stderr.isatty()) as bars:
         outcome = run(job, bars, command)

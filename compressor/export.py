@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import ExportError
+from compressor.model.base import Arrays
 from compressor.onnx_file import canonical, external_files, save_onnx, staged
 from compressor.results import Artifact, Parity, Step, TensorSpec
-from compressor.task.base import Arrays
 
 if TYPE_CHECKING:
     import onnx
@@ -75,7 +75,7 @@ def export_program(model: TorchModel, target: Path) -> Artifact:
     return Artifact(
         path=target.name,
         format="pt2",
-        sha256=_sha256([target]),
+        sha256=sha256_of(target),
         size_bytes=target.stat().st_size,
         inputs=model.inputs,
         outputs=tuple(outputs),
@@ -164,6 +164,20 @@ def check_parity(
     return Parity(reference_name, count, max_abs, relative, same, tolerance)
 
 
+def sha256_of(path: Path) -> str:
+    """Hash an artifact: the file, and for ONNX its external data files after it, in name order.
+
+    Raises:
+        ModelError: An ONNX file that cannot be read, or whose data file is missing.
+    """
+    digest = hashlib.sha256()
+    for file in [path, *(external_files(path) if path.suffix == ".onnx" else ())]:
+        with file.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
 def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None) -> Artifact:
     """Say what an ONNX file holds.
 
@@ -187,7 +201,7 @@ def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None)
     return Artifact(
         path=str(path.relative_to(root or path.parent)),
         format="onnx",
-        sha256=_sha256(files),
+        sha256=sha256_of(path),
         size_bytes=sum(file.stat().st_size for file in files),
         inputs=tuple(_spec(value) for value in proto.graph.input if value.name not in weights),
         outputs=tuple(_spec(value) for value in proto.graph.output),
@@ -310,16 +324,6 @@ def _outputs(session: Runnable, inputs: Arrays) -> tuple[NDArray[np.generic], ..
         np.concatenate([np.atleast_1d(call[index]) for call in calls])[: count if fixed else None]
         for index in range(len(calls[0]))
     )
-
-
-def _sha256(files: list[Path]) -> str:
-    """Hash files one after the other, a piece at a time."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

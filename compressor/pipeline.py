@@ -44,6 +44,8 @@ TORCH_ARM, ONNX_ARM = "PyTorch fp32", "ONNX fp32"
 PARITY_EXAMPLES = 64
 PARITY_TOLERANCE = 1e-3
 """Relative; float32 kernels of two runtimes differ by about 1e-6 a layer, an export that is wrong by far more."""
+SPACE_PER_MODEL, SPACE_BYTES = 5, 8 * 2**20
+"""Disk a run needs at its fullest: two baselines, the quantizer's working copy and the result; and the report."""
 
 T = TypeVar("T")
 
@@ -185,7 +187,9 @@ class _Line:
         self.job, self.listener, self.command = job, listener, command
         # Mistakes in names are told before minutes of work, not after.
         self.passes = [make_pass(name) for name in job.methods]
-        self.plan = make_plan(job.preset, batch=1 if job.batch is None else job.batch, threads=job.threads, seed=job.seed)
+        self.plan = make_plan(
+            job.preset, batch=1 if job.batch is None else job.batch, threads=job.threads, seed=job.seed
+        )
         if job.metric is not None:
             metric(job.metric)
         with _Costs(job):
@@ -201,6 +205,7 @@ class _Line:
         name = "-".join([safe_name(self.job.model), *self.job.methods])
         final = self.job.out or Path("compressed") / name
         with open_run(final, self._settings(), overwrite=self.job.overwrite) as folder:
+            folder.require_space(SPACE_BYTES + SPACE_PER_MODEL * self.job.model.stat().st_size)
             exported = self._stage(folder, "export", _Exported, lambda: self._export(folder.path, kind))
             self._take_fixed_batch(exported.artifacts[ONNX_ARM])
             compressed = self._stage(folder, "compress", Artifact, lambda: self._compress(folder.path, exported))
@@ -369,15 +374,21 @@ class _Line:
 
         adapter = TypeAdapter(kind)
         known = folder.finished(name)
-        if self.listener:
-            self.listener.stage(name, known is not None)
         if known is not None:
-            return adapter.validate_python(known["record"])
+            record = adapter.validate_python(known["record"])
+            if _intact(record, folder.path):
+                self._tell(name, resumed=True)
+                return record
+        self._tell(name, resumed=False)
         with _Costs(self.job) as costs:
             record = work()
         cost = {"stage": name, "elapsed_s": costs.elapsed_s, "cpu_s": costs.cpu_s, "energy_j": costs.energy_j}
         folder.mark(name, {"record": adapter.dump_python(record, mode="json"), "cost": cost})
         return record
+
+    def _tell(self, stage: str, resumed: bool) -> None:
+        if self.listener:
+            self.listener.stage(stage, resumed)
 
     def _open_task(self, inputs: Any) -> Task:
         from compressor.task.open import open_task
@@ -432,7 +443,7 @@ class _Line:
             "metric": job.metric,
             "target": job.target,
             "arch": job.arch,
-            "input_shapes": job.input_shapes and ",".join("x".join(map(str, s)) for s in job.input_shapes),
+            "input_shapes": ",".join("x".join(map(str, s)) for s in job.input_shapes or ()) or None,
             "allow_pickle": job.allow_pickle,
             "max_loss": job.max_loss,
             "preset": job.preset,
@@ -476,6 +487,18 @@ class _Costs:
                     self.energy_j.update(energy_between(before, meter.read(), meter.info.name))
                 except MeterError:
                     continue  # absent: the report then says that the stage's joules are unknown
+
+
+def _intact(record: object, folder: Path) -> bool:
+    """Whether the files that a stage recorded are still what they were."""
+    from compressor.export import sha256_of
+
+    artifacts = record.artifacts.values() if isinstance(record, _Exported) else [record]
+    files = [(folder / a.path, a.sha256) for a in artifacts if isinstance(a, Artifact)]
+    try:
+        return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in files)
+    except CompressorError:
+        return False
 
 
 def _inside(artifact: Artifact, folder: Path, path: Path) -> Artifact:

@@ -1,4 +1,4 @@
-"""The main job end to end on real models and data, with windows too short for a figure but every part of the line real."""
+"""The main job end to end on real models and data; only the windows are too short for a figure."""
 
 from __future__ import annotations
 
@@ -140,7 +140,9 @@ def test_same_weights_in_any_form_give_the_same_int8_model(
 
         module = resnet8().eval()
         module.load_state_dict(weights(demo_model))
-        with pytest.warns(DeprecationWarning):  # torch's own: the format is on its way out, its files are not
+        with pytest.warns(
+            DeprecationWarning, match="torch.jit"
+        ):  # torch's own: the format is on its way out, its files are not
             torch.jit.save(torch.jit.script(module), path)
     else:
         path.write_bytes((demo.folder / "baseline" / "model.onnx").read_bytes())
@@ -341,7 +343,8 @@ def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
     assert not (tmp_path / "out").exists()
     if blow is signal.SIGINT:
         assert process.returncode == 130
-        assert errors == "interrupted: finished stages are kept; the same command goes on from there\n"
+        # Click begins a new line, as the terminal has printed ^C on this one.
+        assert errors == "\ninterrupted: finished stages are kept; the same command goes on from there\n"
         assert not (tmp_path / "out.partial").exists()
     else:
         assert process.returncode == -signal.SIGKILL
@@ -370,7 +373,7 @@ def test_out_folder_that_cannot_be_written(demo_model: Path, tmp_path: Path) -> 
     )
 
 
-@pytest.mark.parametrize("kilobytes", [1200, 2800, 3200])
+@pytest.mark.parametrize("kilobytes", [1200, 3200])
 def test_full_disk_is_one_line_and_leaves_nothing_that_looks_finished(
     kilobytes: int, demo_model: Path, tmp_path: Path
 ) -> None:
@@ -382,7 +385,7 @@ def test_full_disk_is_one_line_and_leaves_nothing_that_looks_finished(
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 2
         assert errors.count("\n") == 1
-        assert "the disk is full; free some space or name another folder with --out" in errors
+        assert f"{tmp_path / 'out'}: the disk is full: about " in errors
         assert not (tmp_path / "out").exists()
     finally:
         subprocess.run(["umount", tmp_path], check=True)

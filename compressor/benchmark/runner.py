@@ -7,6 +7,7 @@ over the block, such as a warming chip, falls on every arm alike.
 from __future__ import annotations
 
 import math
+import os
 import random
 import tempfile
 import time
@@ -25,6 +26,7 @@ from compressor.errors import MeterError
 from compressor.meters.base import Meter, MeterOptions, energy_between
 from compressor.meters.metering import process_cpu_clock
 from compressor.meters.registry import open_ladder, open_meter
+from compressor.model.base import Arrays
 from compressor.results import (
     Artifact,
     Environment,
@@ -38,7 +40,6 @@ from compressor.results import (
     Trial,
 )
 from compressor.stats import settled
-from compressor.task.base import Arrays
 
 FOREIGN_LOAD_LIMIT = 0.15
 """Share of the cores that other processes may keep busy during a block before it is discarded."""
@@ -244,7 +245,7 @@ def run_benchmark(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")))
         pool = _pool(inputs, plan.batch)
-        np.savez(folder / "inputs.npz", **{f"input_{i:03}": x for i, x in enumerate(pool)})
+        np.savez(folder / "inputs.npz", allow_pickle=False, **{f"input_{i:03}": x for i, x in enumerate(pool)})
         running: list[_RunningArm] = []
         shared: dict[str, Meter] = {}
         for arm in arms:
@@ -287,7 +288,7 @@ def _meters_for(
 
 def _run(running: Sequence[_RunningArm], plan: Plan, environment: Environment, clock: _Clock) -> BenchmarkResult:
     """Warm up, run the blocks, collect."""
-    pids = [one.worker.pid for one in running]
+    pids = [os.getpid(), *(one.worker.pid for one in running)]
     monitor, order = LoadMonitor(), random.Random(plan.seed)
     slowest = max((m.info.update_period_s for one in running for m in one.meters), default=0.0)
     window_s = max(plan.window_s, PERIODS_PER_WINDOW * slowest)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from compressor.errors import CompressorError
+from compressor.model.base import Arrays
 from compressor.runtimes.registry import open_session
-from compressor.task.base import Arrays
 
 MAX_SAMPLES = 200_000
 """Call times kept for the percentiles; beyond that the newest overwrite the oldest."""

@@ -1,1 +1,1 @@
-"""The model and the slice of Fashion-MNIST that ``compress demo`` runs on; made by ``benchmarks/train_demo_model.py``."""
+"""What ``compress demo`` runs on: a ResNet and a slice of Fashion-MNIST, from ``benchmarks/train_demo_model.py``."""

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Arrays = tuple[NDArray[np.generic], ...]
-"""One array per model input, in the model's order; axis 0 counts the examples. The same type as the task's ``Arrays``,
-which this layer may not import."""
+"""One array per model input, in the model's order; axis 0 counts the examples."""
 
 _NAME_LENGTH = 64
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import MethodError
-from compressor.task.base import Arrays, Examples
+from compressor.model.base import Arrays
+from compressor.task.base import Examples
 
 if TYPE_CHECKING:
     import onnx

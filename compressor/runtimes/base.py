@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.model.base import Arrays
 from compressor.results import KernelCounts, RuntimeInfo, TensorSpec
-from compressor.task.base import Arrays
 
 
 class Session(Protocol):

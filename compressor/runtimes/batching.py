@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import DataError
+from compressor.model.base import Arrays
 from compressor.results import TensorSpec
-from compressor.task.base import Arrays
 
 Run = Callable[[Arrays], tuple[NDArray[np.generic], ...]]
 

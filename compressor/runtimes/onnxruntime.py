@@ -13,9 +13,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from compressor.errors import RuntimeUnavailableError
+from compressor.model.base import Arrays
 from compressor.results import KernelCounts, RuntimeInfo, TensorSpec
 from compressor.runtimes.batching import predict
-from compressor.task.base import Arrays
 
 if TYPE_CHECKING:
     import onnx

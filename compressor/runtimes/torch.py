@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from compressor.errors import RuntimeUnavailableError
+from compressor.model.base import Arrays
 from compressor.results import KernelCounts, RuntimeInfo, TensorSpec
 from compressor.runtimes.batching import predict
-from compressor.task.base import Arrays
 
 
 class TorchSession:

@@ -38,6 +38,23 @@ class RunFolder:
         self._fingerprint, self._marks = fingerprint, marks
         self.resumed = tuple(marks)
 
+    def require_space(self, needed_bytes: int) -> None:
+        """See to it that a stage will not run out of disk: torch's own writer ends the process when it does.
+
+        Args:
+            needed_bytes: What the run will write, roughly.
+
+        Raises:
+            OutputError: Less is free.
+        """
+        free = shutil.disk_usage(self.path).free
+        if free < needed_bytes:
+            raise OutputError(
+                f"the disk is full: about {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free",
+                where=self.final,
+                mend="free some space or name another folder with --out",
+            )
+
     def finished(self, stage: str) -> Any:
         """What a finished stage recorded; ``None`` if the stage is still to be done."""
         return self._marks.get(stage)
@@ -102,15 +119,9 @@ def open_run(final: Path, settings: Mapping[str, object], *, overwrite: bool = F
     """
     partial = final.with_name(f"{final.name}.partial")
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-    if final.exists() and not overwrite:
-        kind = "already holds something" if final.is_dir() else "is a file"
-        raise OutputError(kind, where=final, mend="name another folder with --out, or add --overwrite to replace it")
-    if final.exists() and not final.is_dir():
-        raise OutputError("is a file", where=final, mend="name another folder with --out")
-    if final.is_dir() and any(final.iterdir()) and not (final / "report.json").is_file():
-        raise OutputError("holds files that are not a run's", where=final, mend="name another folder with --out")
     with ExitStack() as stack:
         try:
+            _check_final(final, overwrite)
             partial.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_only_one(partial))
             marks = _found_marks(partial, fingerprint, overwrite)
@@ -126,6 +137,17 @@ def open_run(final: Path, settings: Mapping[str, object], *, overwrite: bool = F
         finally:
             if partial.exists() and not folder._marks:
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_final(final: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds a finished run, unless told to replace it, and anything that is no run at all."""
+    if final.exists() and not overwrite:
+        kind = "already holds something" if final.is_dir() else "is a file"
+        raise OutputError(kind, where=final, mend="name another folder with --out, or add --overwrite to replace it")
+    if final.exists() and not final.is_dir():
+        raise OutputError("is a file", where=final, mend="name another folder with --out")
+    if final.is_dir() and any(final.iterdir()) and not (final / "report.json").is_file():
+        raise OutputError("holds files that are not a run's", where=final, mend="name another folder with --out")
 
 
 def write_beside(path: Path, text: str) -> None:

@@ -12,10 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.model.base import Arrays
 from compressor.results import Score, TaskSummary
-
-Arrays = tuple[NDArray[np.generic], ...]
-"""One array per model input, in the model's order; axis 0 counts the examples in each."""
 
 Predict = Callable[[Arrays], NDArray[np.generic]]
 """From the inputs of a batch to the model's first output, ``(batch, …)``."""

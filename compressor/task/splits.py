@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.task.base import Arrays
+from compressor.model.base import Arrays
 
 Array = NDArray[np.generic]
 Indices = NDArray[np.int64]

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import DataError
+from compressor.model.base import Arrays
 from compressor.results import TaskSummary, TensorSpec
 from compressor.task.array_task import ArrayTask
-from compressor.task.base import Arrays, Examples, Predict, Task, predict_all
+from compressor.task.base import Examples, Predict, Task, predict_all
 from compressor.task.fit import first_not_finite
 from compressor.task.metrics import AGREEMENT, metric
 from compressor.task.prepare import LEAST

@@ -9,8 +9,8 @@ import pytest
 
 from compressor.benchmark import runner
 from compressor.benchmark.runner import Arm
+from compressor.model.base import Arrays
 from compressor.results import Artifact, Plan
-from compressor.task.base import Arrays
 
 ARTIFACT = Artifact("chain.onnx", "onnx", "00", 1, (), (), 20, 1, ())
 

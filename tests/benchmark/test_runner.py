@@ -15,8 +15,8 @@ import pytest
 from compressor.benchmark import runner
 from compressor.benchmark.runner import Arm, run_benchmark
 from compressor.errors import MeasurementError, MeterError
+from compressor.model.base import Arrays
 from compressor.results import Artifact, MeterInfo, Plan, Reading
-from compressor.task.base import Arrays
 
 ARTIFACT = Artifact("chain.onnx", "onnx", "00", 1, (), (), 20, 1, ())
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from compressor.export import export_onnx
-from compressor.model.base import TorchModel
+from compressor.model.base import Arrays, TorchModel
 from compressor.passes.base import Context
 from compressor.results import ModelSummary, Score, TaskSummary, TensorSpec
-from compressor.task.base import Arrays, Examples, Predict
+from compressor.task.base import Examples, Predict
 
 
 @dataclass(frozen=True)

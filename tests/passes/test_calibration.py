@@ -8,8 +8,9 @@ import onnx
 import pytest
 
 from compressor.errors import MethodError
+from compressor.model.base import Arrays
 from compressor.passes.calibration import BATCH, activation_ranges, check_examples
-from compressor.task.base import Arrays, Examples
+from compressor.task.base import Examples
 
 
 def relu_chain(path: Path) -> onnx.ModelProto:

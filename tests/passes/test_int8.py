@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 
 from compressor import onnx_file
 from compressor.errors import MethodError
+from compressor.model.base import Arrays
 from compressor.passes.base import Context
 from compressor.passes.int8 import Int8
 from compressor.runtimes.registry import open_session
-from compressor.task.base import Arrays
 
 Zoo = Callable[..., tuple[Path, Arrays]]
 OnVnni = Callable[[Arrays], Context]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from compressor.errors import DataError
+from compressor.model.base import Arrays
 from compressor.results import TensorSpec
 from compressor.runtimes.batching import predict
-from compressor.task.base import Arrays
 
 
 class Recorder:
