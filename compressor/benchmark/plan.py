@@ -7,10 +7,13 @@ from dataclasses import replace
 from compressor.errors import RecipeError, nearest
 from compressor.results import Plan
 
+LOAD_S = 0.7
+"""Seconds to start a worker and load a small model, as a guess for the progress bar."""
+
 PRESETS = {
-    "quick": Plan("quick", batch=1, threads=1, blocks=5, window_s=1.0, idle_s=1.0, warmup_limit_s=3.0, seed=0),
-    "default": Plan("default", batch=1, threads=1, blocks=10, window_s=1.5, idle_s=2.0, warmup_limit_s=10.0, seed=0),
-    "certify": Plan("certify", batch=1, threads=1, blocks=10, window_s=10.0, idle_s=10.0, warmup_limit_s=60.0, seed=0),
+    "quick": Plan("quick", batch=1, threads=1, blocks=5, window_s=1.0, idle_s=1.0, warmup_limit_s=4.0, seed=0),
+    "default": Plan("default", batch=1, threads=1, blocks=10, window_s=1.25, idle_s=2.0, warmup_limit_s=6.0, seed=0),
+    "certify": Plan("certify", batch=1, threads=1, blocks=12, window_s=10.0, idle_s=10.0, warmup_limit_s=60.0, seed=0),
 }
 
 
@@ -38,5 +41,6 @@ def make_plan(preset: str = "default", *, batch: int = 1, threads: int = 1, seed
 
 
 def expected_s(plan: Plan, arms: int) -> float:
-    """Seconds that the plan takes for so many arms, model loading not included, nothing discarded."""
-    return arms * plan.warmup_limit_s / 2 + plan.blocks * arms * 2 * plan.window_s + 3 * plan.idle_s
+    """Seconds that the plan takes for so many arms that load quickly, nothing discarded."""
+    warm_up_s = (plan.blocks + 1) * plan.warmup_limit_s / 8
+    return plan.blocks * arms * (LOAD_S + 2 * plan.window_s) + arms * warm_up_s + 3 * plan.idle_s

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from compressor.errors import MeasurementError
 from compressor.results import Plan, RuntimeInfo
@@ -43,14 +43,14 @@ class ArmFile:
 
 
 class WorkerProcess:
-    """A running worker.
+    """A running worker; it loads in the background until :meth:`wait_until_loaded`.
 
     Args:
         file: What to load.
         plan: Batch size and threads.
 
     Raises:
-        MeasurementError: The worker could not load the artifact or ended while loading.
+        MeasurementError: The worker ended at once.
     """
 
     def __init__(self, file: ArmFile, plan: Plan) -> None:
@@ -68,6 +68,9 @@ class WorkerProcess:
             # Ctrl-C is for the parent to handle: it keeps the finished blocks.
             start_new_session=True,
         )
+        # Both were asked for just above; Popen's type cannot say so.
+        self._to = cast(IO[str], self._process.stdin)
+        self._from = cast(IO[str], self._process.stdout)
         config = {
             "path": str(file.path),
             "runtime": file.runtime,
@@ -77,44 +80,51 @@ class WorkerProcess:
             "cores": cores_for(plan.threads),
         }
         try:
-            started = self._exchange(config)
+            self._send(config)
         except BaseException:
             self.close()
             raise
-        self.load_s: float = started["load_s"]
-        self.runtime = RuntimeInfo(**started["runtime"])
 
     @property
     def pid(self) -> int:
         """Process number, for meters whose scope is a process."""
         return self._process.pid
 
-    def ask(self, do: str, **arguments: int) -> dict[str, Any]:
+    def wait_until_loaded(self) -> None:
+        """Wait for the worker to say that it has loaded its artifact.
+
+        Raises:
+            MeasurementError: It could not load it, or ended while loading.
+        """
+        started = self._receive()
+        self.load_s: float = started["load_s"]
+        self.runtime = RuntimeInfo(**started["runtime"])
+
+    def ask(self, do: str, **arguments: int | str) -> dict[str, Any]:
         """Send a command and wait for its answer.
 
         Raises:
             MeasurementError: The worker reported an error or died.
         """
-        return self._exchange({"do": do, **arguments})
+        # After Ctrl-C in mid-window the worker still finishes that window and answers: that answer is not ours.
+        while self._owed:
+            self._receive()
+        self._send({"do": do, **arguments})
+        return self._receive()
 
-    def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
-        pipes = self._process.stdin, self._process.stdout
-        if pipes[0] is None or pipes[1] is None:  # only for the type checker: both were asked for
-            raise MeasurementError("has no pipes", where=self.arm)
+    def _send(self, message: dict[str, Any]) -> None:
         try:
-            # After Ctrl-C in mid-window the worker still finishes that window and answers: that answer is not ours.
-            while self._owed:
-                pipes[1].readline()
-                self._owed -= 1
-            pipes[0].write(json.dumps(message) + "\n")
-            pipes[0].flush()
-            self._owed += 1
-            line = pipes[1].readline()
-            self._owed -= 1
+            self._to.write(json.dumps(message) + "\n")
+            self._to.flush()
         except BrokenPipeError:
-            line = ""
+            raise MeasurementError(self._obituary(), where=self.arm) from None
+        self._owed += 1
+
+    def _receive(self) -> dict[str, Any]:
+        line = self._from.readline()
         if not line:
             raise MeasurementError(self._obituary(), where=self.arm)
+        self._owed -= 1
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise MeasurementError(answer["error"], where=self.arm)
@@ -130,12 +140,11 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the worker; it is killed if it does not end by itself within 5 s."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    continue
+        for pipe in (self._to, self._from):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -1,5 +1,10 @@
 """The protocol: a worker per arm, warm-up until steady, interleaved blocks, idle windows, discard and rerun.
 
+Every block has fresh workers. Where a process happens to find its memory moves its speed by about 1 % for as long as
+it lives, several times what the windows of one process scatter by; blocks of the same processes would share that luck,
+and the interval would leave it out (``benchmarks/process_scatter.py`` shows it). Repeating at the level that varies is
+the advice of Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013.
+
 The order of the arms within a block is random and is then walked back (A B C, C B A), so that a drift that is linear
 over the block, such as a warming chip, falls on every arm alike.
 """
@@ -11,15 +16,15 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from compressor.benchmark.plan import expected_s
+from compressor.benchmark.plan import LOAD_S, expected_s
 from compressor.benchmark.process import ArmFile, WorkerProcess
 from compressor.environment import LoadMonitor, describe_environment, temperature_c
 from compressor.errors import MeterError
@@ -46,6 +51,7 @@ FOREIGN_LOAD_LIMIT = 0.15
 PERIODS_PER_WINDOW = 100
 """A window lasts at least so many update periods of the slowest counter, so that its edges blur it by 1 % at most."""
 WARMUP_WINDOW_S = 0.25
+INPUTS = "inputs.npz"
 POOL_BYTES = 256 * 2**20
 POOL_EXAMPLES = 512
 
@@ -107,29 +113,45 @@ class _DiscardBlock(Exception):  # noqa: N818 - not an error: the block is run a
 
 
 class _RunningArm:
-    """A worker, the meters that see it, and what was found so far."""
+    """An arm, its worker of the moment, the meters that see it, and what was found so far."""
 
-    def __init__(self, arm: Arm, worker: WorkerProcess, meters: Sequence[Meter], batch: int) -> None:
-        self.arm, self.worker, self.meters, self.batch = arm, worker, meters, batch
-        self.calls = 1
-        self.steady = False
+    def __init__(self, arm: Arm, plan: Plan, folder: Path) -> None:
+        self.arm, self.plan, self.folder = arm, plan, folder
+        self.calls = 0
+        self.steady = True
+        self.load_s: list[float] = []
+        self.peaks: list[int] = []
+        self.timed = 0
         self.trials: list[Trial] = []
         self.rejected: list[Rejected] = []
         self.idle_w: dict[str, list[float]] = {}
 
+    def start(self) -> None:
+        """Start a fresh worker; it loads while others start."""
+        file = ArmFile(self.arm.name, self.arm.path, self.arm.runtime, self.folder / INPUTS)
+        self.worker = WorkerProcess(file, self.plan)
+
+    def watch(self, meters: Sequence[Meter]) -> None:
+        """Wait until the worker has loaded and take the meters that see it."""
+        self.worker.wait_until_loaded()
+        self.runtime = self.worker.runtime
+        self.load_s.append(self.worker.load_s)
+        self.meters = meters
+
     def warm_up(self, limit_s: float, window_s: float) -> None:
-        """Run until two successive windows agree within 2 %, or the limit; then fix the calls per window."""
+        """Run until two successive windows agree within 2 %, or the limit; the first time, fix the calls per window."""
         started, previous, calls = time.perf_counter(), 0.0, 1
         while True:
             elapsed = self.worker.ask("run", calls=calls)["elapsed_s"]
             per_call = elapsed / calls
             long_enough = elapsed >= WARMUP_WINDOW_S / 2
-            self.steady = long_enough and settled(previous, per_call)
-            if self.steady or time.perf_counter() - started > limit_s:
+            steady = long_enough and settled(previous, per_call)
+            if steady or time.perf_counter() - started > limit_s:
                 break
             previous = per_call if long_enough else 0.0
             calls = max(1, math.ceil(WARMUP_WINDOW_S / per_call))
-        self.calls = max(1, math.ceil(window_s / per_call))
+        self.steady = self.steady and steady
+        self.calls = self.calls or max(1, math.ceil(window_s / per_call))
         self.worker.ask("forget")
 
     def read(self) -> list[Reading]:
@@ -157,10 +179,11 @@ class _RunningArm:
                     raise _DiscardBlock(self.arm.name, f"{meter.info.name}: {domain} stood still for a whole window")
         if foreign > FOREIGN_LOAD_LIMIT:
             raise _DiscardBlock(self.arm.name, f"other processes kept {foreign:.0%} of the cores busy")
-        return _Window(self.calls * self.batch, answer["elapsed_s"], answer["cpu_s"], energy, foreign)
+        inferences = self.calls * self.plan.batch
+        return _Window(inferences, answer["elapsed_s"], answer["cpu_s"], energy, foreign)
 
     def add(self, block: int, windows: Sequence[_Window]) -> None:
-        """Add the windows of a finished block up to one trial."""
+        """Add the windows of a finished block up to one trial, and take the times of its calls."""
         domains = set.intersection(*(set(w.energy_j) for w in windows))
         self.trials.append(
             Trial(
@@ -173,27 +196,38 @@ class _RunningArm:
                 temperature_c=temperature_c(),
             )
         )
+        summary = self.worker.ask("summary", times=str(self._times(block)))
+        self.timed += summary["calls"]
+        if summary["peak_memory_bytes"] is not None:
+            self.peaks.append(summary["peak_memory_bytes"])
 
-    def measurement(self, plan: Plan, environment: Environment) -> Measurement:
+    def _times(self, block: int) -> Path:
+        return self.folder / f"times-{id(self)}-{block}.npy"
+
+    def _latency(self) -> Latency | None:
+        if not self.trials:
+            return None
+        times = np.concatenate([np.load(self._times(trial.block)) for trial in self.trials])
+        percentiles = tuple((np.percentile(times, range(101)) / 1e9).tolist())
+        return Latency(self.timed, percentiles[50], percentiles[90], percentiles[99], percentiles)
+
+    def measurement(self, environment: Environment) -> Measurement:
         """Everything that was found of this arm."""
-        summary = self.worker.ask("summary")
-        percentiles = summary["percentiles_s"]
         return Measurement(
             arm=self.arm.name,
             role=self.arm.role,
             artifact=self.arm.artifact,
-            runtime=self.worker.runtime,
+            runtime=self.runtime,
             kernels=self.arm.kernels,
-            plan=plan,
+            plan=self.plan,
             environment=environment,
             meters=tuple(meter.info for meter in self.meters),
             trials=tuple(self.trials),
             rejected=tuple(self.rejected),
             idle_power_w={key: sum(watts) / len(watts) for key, watts in sorted(self.idle_w.items())},
-            latency=percentiles
-            and Latency(summary["calls"], percentiles[50], percentiles[90], percentiles[99], tuple(percentiles)),
-            peak_memory_bytes=summary["peak_memory_bytes"],
-            load_s=self.worker.load_s,
+            latency=self._latency(),
+            peak_memory_bytes=max(self.peaks, default=None),
+            load_s=sum(self.load_s) / len(self.load_s),
             steady=self.steady,
             score=self.arm.score,
         )
@@ -210,7 +244,7 @@ class _Clock:
             self.tell(self.done_s, self.total_s, text)
 
     def advance(self, seconds: float) -> None:
-        self.done_s += seconds
+        self.done_s = min(self.done_s + seconds, self.total_s)
 
 
 def run_benchmark(
@@ -245,18 +279,11 @@ def run_benchmark(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")))
         pool = _pool(inputs, plan.batch)
-        np.savez(folder / "inputs.npz", allow_pickle=False, **{f"input_{i:03}": x for i, x in enumerate(pool)})
-        running: list[_RunningArm] = []
-        shared: dict[str, Meter] = {}
-        for arm in arms:
-            clock.now(f"loading {arm.name}")
-            file = ArmFile(arm.name, arm.path, arm.runtime, folder / "inputs.npz")
-            worker = WorkerProcess(file, plan)
-            stack.callback(worker.close)
-            options = MeterOptions(cpu_clock=process_cpu_clock(worker.pid), watts_per_core=watts_per_core)
-            seen_by = _meters_for(meters, options, shared, stack)
-            running.append(_RunningArm(arm, worker, seen_by, plan.batch))
-        return _run(running, plan, environment, clock)
+        np.savez(folder / INPUTS, allow_pickle=False, **{f"input_{i:03}": x for i, x in enumerate(pool)})
+        running = [_RunningArm(arm, plan, folder) for arm in arms]
+        gauges = _Gauges(meters, watts_per_core)
+        stack.callback(gauges.close)
+        return _run(running, gauges, plan, environment, clock)
 
 
 def _pool(inputs: Arrays, batch: int) -> Arrays:
@@ -266,71 +293,97 @@ def _pool(inputs: Arrays, batch: int) -> Arrays:
     return tuple(x[:count] for x in inputs)
 
 
-def _meters_for(
-    names: Sequence[str], options: MeterOptions, shared: dict[str, Meter], stack: ExitStack
-) -> tuple[Meter, ...]:
-    """Open the meters of one arm; those that see more than a process are opened once and shared by all arms."""
-    if shared and all(name in shared for name in names or shared):
-        return tuple(shared.values())
-    opened = [open_meter(name, options) for name in names] if names else list(open_ladder(options))
-    result = []
-    for key, meter in zip(names or [m.info.name for m in opened], opened, strict=True):
-        if meter.info.scope != "process" and key in shared:
+class _Gauges:
+    """The meters of a run: those that see a process are opened for each worker, the others once for all."""
+
+    def __init__(self, names: Sequence[str], watts_per_core: float | None) -> None:
+        self.names, self.watts_per_core = tuple(names), watts_per_core
+        self.shared: dict[str, Meter] = {}
+        self.slowest_s = 0.0
+
+    def of(self, worker: WorkerProcess, stack: ExitStack) -> tuple[Meter, ...]:
+        """The meters that see a worker; the stack closes those that are its own."""
+        options = MeterOptions(cpu_clock=process_cpu_clock(worker.pid), watts_per_core=self.watts_per_core)
+        if not self.names:  # the ladder is climbed once, then it is names like the user's
+            opened = list(open_ladder(options))
+            self.names = tuple(meter.info.name for meter in opened)
+        else:
+            opened = [self.shared.get(name) or open_meter(name, options) for name in self.names]
+        for name, meter in zip(self.names, opened, strict=True):
+            self.slowest_s = max(self.slowest_s, meter.info.update_period_s)
+            if meter.info.scope == "process":
+                stack.callback(meter.close)
+            else:
+                self.shared[name] = meter
+        return tuple(opened)
+
+    def close(self) -> None:
+        for meter in self.shared.values():
             meter.close()
-            result.append(shared[key])
-            continue
-        stack.callback(meter.close)
-        result.append(meter)
-        if meter.info.scope != "process":
-            shared[key] = meter
-    return tuple(result)
 
 
-def _run(running: Sequence[_RunningArm], plan: Plan, environment: Environment, clock: _Clock) -> BenchmarkResult:
-    """Warm up, run the blocks, collect."""
-    pids = [os.getpid(), *(one.worker.pid for one in running)]
+@contextmanager
+def _fresh_workers(running: Sequence[_RunningArm], gauges: _Gauges) -> Iterator[list[int]]:
+    """Start a worker for every arm, loading side by side, and end them afterwards; yields their and our pids."""
+    with ExitStack() as stack:
+        for one in running:
+            one.start()
+            stack.callback(one.worker.close)
+        for one in running:
+            one.watch(gauges.of(one.worker, stack))
+        yield [os.getpid(), *(one.worker.pid for one in running)]
+
+
+def _run(
+    running: Sequence[_RunningArm], gauges: _Gauges, plan: Plan, environment: Environment, clock: _Clock
+) -> BenchmarkResult:
+    """Run the blocks, each with fresh workers, and collect."""
     monitor, order = LoadMonitor(), random.Random(plan.seed)
-    slowest = max((m.info.update_period_s for one in running for m in one.meters), default=0.0)
-    window_s = max(plan.window_s, PERIODS_PER_WINDOW * slowest)
-    for one in running:
-        clock.now(f"warming up {one.arm.name}")
-        one.warm_up(plan.warmup_limit_s, window_s)
-        clock.advance(plan.warmup_limit_s / 2)
-
-    warnings: list[str] = []
+    idle_at = {0, plan.blocks // 2, plan.blocks - 1}
     finished = discarded = 0
     interrupted = False
     try:
-        _idle(running, plan.idle_s, clock)
         while finished < plan.blocks and discarded <= plan.blocks:
-            clock.now(f"block {finished + 1} of {plan.blocks}")
             before = clock.done_s
-            try:
-                _block(running, finished, order, monitor, pids, clock, plan.window_s)
-            except _DiscardBlock as cause:
-                discarded += 1
-                clock.done_s = before
+            clock.now(f"block {finished + 1} of {plan.blocks}: loading")
+            with _fresh_workers(running, gauges) as pids:
+                clock.advance(LOAD_S * len(running))
+                window_s = max(plan.window_s, PERIODS_PER_WINDOW * gauges.slowest_s)
+                limit_s = plan.warmup_limit_s if not finished else plan.warmup_limit_s / 2
                 for one in running:
-                    if one.arm.name == cause.arm:
-                        one.rejected.append(Rejected(finished, cause.arm, cause.cause))
-                continue
+                    clock.now(f"block {finished + 1} of {plan.blocks}: warming up")
+                    one.warm_up(limit_s, window_s)
+                    clock.advance(limit_s / 4)
+                if finished in idle_at:
+                    _idle(running, plan.idle_s, clock)
+                try:
+                    _block(running, finished, order, monitor, pids, clock)
+                except _DiscardBlock as cause:
+                    discarded += 1
+                    clock.done_s = before
+                    for one in running:
+                        if one.arm.name == cause.arm:
+                            one.rejected.append(Rejected(finished, cause.arm, cause.cause))
+                    continue
             finished += 1
-            if finished == (plan.blocks + 1) // 2:
-                _idle(running, plan.idle_s, clock)
-        _idle(running, plan.idle_s, clock)
     except KeyboardInterrupt:
+        if not finished:
+            raise
         interrupted = True
+
+    warnings: list[str] = []
     if finished < plan.blocks:
         why = "interrupted" if interrupted else f"{discarded} were discarded"
         warnings.append(f"Only {finished} of {plan.blocks} blocks were finished ({why}).")
     if discarded and not interrupted:
         causes = sorted({r.cause for one in running for r in one.rejected})
-        warnings.append(f"{discarded} blocks were discarded and run again: {causes[0]}.")
+        blocks = "1 block was" if discarded == 1 else f"{discarded} blocks were"
+        warnings.append(f"{blocks} discarded and run again: {causes[0]}.")
     restless = [one.arm.name for one in running if not one.steady]
     warnings += [f"{arm} was not steady after {plan.warmup_limit_s:g} s of warm-up." for arm in restless]
-    clock.done_s = clock.total_s
+    clock.advance(clock.total_s)
     clock.now("measured")
-    return BenchmarkResult(tuple(one.measurement(plan, environment) for one in running), tuple(warnings), interrupted)
+    return BenchmarkResult(tuple(one.measurement(environment) for one in running), tuple(warnings), interrupted)
 
 
 def _block(
@@ -340,15 +393,14 @@ def _block(
     monitor: LoadMonitor,
     pids: Sequence[int],
     clock: _Clock,
-    window_s: float,
 ) -> None:
     """One block: every arm there and back; nothing is kept unless the whole block is sound."""
     there = order.sample(list(running), len(running))
     windows: dict[str, list[_Window]] = {one.arm.name: [] for one in running}
     for one in [*there, *reversed(there)]:
+        clock.now(f"block {number + 1} of {one.plan.blocks}: {one.arm.name}")
         windows[one.arm.name].append(one.window(monitor, pids))
-        clock.advance(window_s)
-        clock.now(f"block {number + 1}: {one.arm.name}")
+        clock.advance(one.plan.window_s)
     for one in running:
         one.add(number, windows[one.arm.name])
 

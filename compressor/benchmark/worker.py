@@ -19,8 +19,8 @@ from compressor.errors import CompressorError
 from compressor.model.base import Arrays
 from compressor.runtimes.registry import open_session
 
-MAX_SAMPLES = 200_000
-"""Call times kept for the percentiles; beyond that the newest overwrite the oldest."""
+MAX_SAMPLES = 100_000
+"""Call times kept in each block for the percentiles; beyond that the newest overwrite the oldest."""
 
 
 def batches_of(inputs: Arrays, batch: int) -> list[Arrays]:
@@ -88,11 +88,10 @@ class Worker:
         self.calls = 0
         return {}
 
-    def summary(self) -> dict[str, Any]:
-        """Percentiles of the call times and the peak memory."""
-        kept = self.times_ns[: min(self.calls, MAX_SAMPLES)]
-        percentiles = (np.percentile(kept, range(101)) / 1e9).tolist() if len(kept) else None
-        return {"calls": self.calls, "percentiles_s": percentiles, "peak_memory_bytes": peak_memory_bytes()}
+    def summary(self, times: str) -> dict[str, Any]:
+        """Write the call times, in ns, to a file; answer with their number and the peak memory."""
+        np.save(times, self.times_ns[: min(self.calls, MAX_SAMPLES)])
+        return {"calls": self.calls, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def serve() -> None:
@@ -124,11 +123,11 @@ def serve() -> None:
             },
         }
     )
-    commands = {"forget": worker.forget, "summary": worker.summary}
+    commands: dict[str, Any] = {"run": worker.run, "forget": worker.forget, "summary": worker.summary}
     for line in sys.stdin:
         command = json.loads(line)
         try:
-            answer(worker.run(command["calls"]) if command["do"] == "run" else commands[command["do"]]())
+            answer(commands[command.pop("do")](**command))
         except CompressorError as error:
             answer({"error": str(error)})
             return

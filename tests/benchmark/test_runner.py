@@ -127,7 +127,7 @@ def test_bad_window_discards_its_block_with_the_cause_and_reruns_it(
     result = run_benchmark(arms, inputs, plan, meters=["mock"])
     rejected = [r for one in result.measurements for r in one.rejected]
     assert [(r.block, r.cause) for r in rejected] == [(0, cause)]
-    assert result.warnings[0] == f"1 blocks were discarded and run again: {cause}."
+    assert result.warnings[0] == f"1 block was discarded and run again: {cause}."
     for one in result.measurements:
         assert [(trial.block, trial.energy_j) for trial in one.trials] == [(b, {"mock/all": 2.0}) for b in range(3)]
 
@@ -163,7 +163,7 @@ def test_windows_last_a_hundred_periods_of_the_slowest_counter(
         runner._RunningArm, "warm_up", lambda self, limit, window: (asked.append(window), real(self, limit, window))[1]
     )
     run_benchmark(arms, inputs, plan, meters=["mock"])
-    assert asked == [pytest.approx(0.2)] * 2
+    assert asked == [pytest.approx(0.2)] * 6
 
 
 def test_interrupt_keeps_the_finished_blocks(
