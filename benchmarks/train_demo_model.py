@@ -1,6 +1,6 @@
 """Train the model that the package carries, and cut the slice of data that it ships with.
 
-Writes ``model.pt2`` (the exported program), ``data.npz`` (the slice) and ``card.json`` to ``compressor/demo/`` and prints
+Writes ``resnet8.pt2`` (the exported program), ``data.npz`` (the slice) and ``card.json`` to ``compressor/demo/`` and prints
 the accuracy on the 10 000 official test pictures. About 15 minutes on two cores::
 
     python benchmarks/train_demo_model.py
@@ -77,7 +77,7 @@ def main() -> None:
     program = torch.export.export(model, (torch.zeros(2, 1, 28, 28),), dynamic_shapes=({0: batch},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # holds the paths of the machine that trained it
-    torch.export.save(program, OUT / "model.pt2")
+    torch.export.save(program, OUT / "resnet8.pt2")
     # The slice: calibration from the training split, test from the test split, so they cannot overlap. Drawn, not
     # chosen: the first pictures of a seeded permutation, whatever the model makes of them.
     draw = np.random.default_rng(options.seed)

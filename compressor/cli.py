@@ -171,7 +171,7 @@ def demo(as_json: bool, preset: str | None, **options: Any) -> None:
 
     from compressor.pipeline import Job
 
-    with resources.as_file(resources.files("compressor.demo") / "model.pt2") as model:
+    with resources.as_file(resources.files("compressor.demo") / "resnet8.pt2") as model:
         job = Job(model=model, data="demo", preset=preset or "quick", overwrite=True, **options)
         _run(job, as_json, _command_line())
 

@@ -42,4 +42,4 @@ def chain(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The model that the package carries."""
-    return Path(__file__).parents[1] / "compressor" / "demo" / "model.pt2"
+    return Path(__file__).parents[1] / "compressor" / "demo" / "resnet8.pt2"

@@ -352,7 +352,7 @@ def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
     again = command(*arguments, "--json", cwd=tmp_path)
     out, errors = again.communicate(timeout=120)
     assert (again.returncode, errors) == (0, "")
-    assert json.loads(out)["model"]["name"] == "model"
+    assert json.loads(out)["model"]["name"] == "resnet8"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
 
 

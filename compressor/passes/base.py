@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from compressor.results import Step
 from compressor.task.base import Task
+
+if TYPE_CHECKING:
+    from compressor.model.base import TorchModel
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,37 @@ class Context:
         threads: How many threads it may keep busy.
         cpu_features: The target's instruction sets that matter to low precision, as
             :class:`~compressor.results.Environment` names them.
+        workdir: A folder for checkpoints that survives an interrupt; ``None`` to keep none.
     """
 
     task: Task
     seed: int = 0
     threads: int = 1
     cpu_features: tuple[str, ...] = ()
+    workdir: Path | None = None
+
+
+class TorchPass(Protocol):
+    """Torch model in, torch model out."""
+
+    @property
+    def name(self) -> str:
+        """The method's name on the command line and in recipes."""
+
+    def apply(self, model: TorchModel, context: Context) -> TorchModel:
+        """Build the changed model; the given one stays as it is.
+
+        Args:
+            model: The model as it comes out of the stage before.
+            context: Data, seed, threads, and a folder for checkpoints.
+
+        Returns:
+            A new model in eval mode whose ``steps`` end with what was done, with the settings as used and what was
+            left alone.
+
+        Raises:
+            MethodError: Nothing in the model matched, a setting cannot be met, or there is nothing to train on.
+        """
 
 
 class GraphPass(Protocol):
