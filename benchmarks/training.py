@@ -46,7 +46,9 @@ def fit(
             loss.backward()
             optimizer.step()
             schedule.step()
-        print(f"  epoch {epoch + 1}/{epochs}: {time.perf_counter() - started:.0f} s, loss {loss.item():.3f}", flush=True)
+        print(
+            f"  epoch {epoch + 1}/{epochs}: {time.perf_counter() - started:.0f} s, loss {loss.item():.3f}", flush=True
+        )
     return model.eval()
 
 
