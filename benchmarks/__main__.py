@@ -17,7 +17,7 @@ import click
 from benchmarks.cases import CASES, ROOT
 from compressor import compare
 from compressor.errors import CompressorError, nearest
-from compressor.pipeline import Job, run
+from compressor.pipeline import Job, Method, run
 from compressor.report import numbers
 from compressor.results import Report
 from compressor.store.runfolder import write_beside
@@ -90,7 +90,7 @@ def main(names: tuple[str, ...], preset: str, batches: tuple[int, ...], method: 
         model, found, environment = case.make(), [], None
         for batch in batches:
             with tempfile.TemporaryDirectory() as folder:
-                job = Job(model, (method,), case.data, batch=batch, preset=preset, out=Path(folder) / "out")
+                job = Job(model, (Method(method),), case.data, batch=batch, preset=preset, out=Path(folder) / "out")
                 report = run(job).report
             environment = asdict(report.measurements[0].environment)
             found.append(summary(report))

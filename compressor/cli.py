@@ -138,9 +138,10 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else.")
 def run_command(as_json: bool, preset: str | None, **options: Any) -> None:
     """Compress MODEL, measure it against the original and write a report."""
-    from compressor.pipeline import Job
+    from compressor.pipeline import Job, Method
 
     model = options["model"]
+    options["methods"] = tuple(Method(name) for name in options["methods"])
     if not model.exists() and model.parent == Path() and not model.suffix:
         # A misspelt command looks like a model's name.
         raise CompressorError("no such file or command", where=model, mend=nearest(model.name, _commands()))

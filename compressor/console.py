@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 _STAGES = {
     "export": "load and export to ONNX",
-    "compress": "compress",
-    "score": "score every model",
+    "score": "score the original",
     "measure": "measure side by side",
 }
 

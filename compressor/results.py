@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 SCHEMA = 1
-"""Version of the JSON written from :class:`Report`; raised whenever a reader of the old one would misread the new."""
+"""Version of the JSON written from :class:`Report` and :class:`BenchRecord`; raised whenever a reader of the old one
+would misread the new."""
 
 Provenance = Literal["measured", "estimated", "replayed"]
 Scope = Literal["process", "package", "device", "board", "machine"]
@@ -38,6 +39,27 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class SensitivityRow:
+    """What low precision costs and brings in one layer.
+
+    Attributes:
+        layer: Name of the layer's node.
+        op: Its operator.
+        error: How far the model's first output moves when this layer alone is quantized, ``‖Δ‖ / ‖output‖``; ``None``
+            where it was not measured.
+        time_ratio: Time of the whole graph with the layer's group quantized over the time with it in fp32, below 1
+            where quantizing pays; ``None`` where it was not measured.
+        kept: Whether the layer is quantized in the result.
+    """
+
+    layer: str
+    op: str
+    error: float | None
+    time_ratio: float | None
+    kept: bool
+
+
+@dataclass(frozen=True)
 class Step:
     """One thing that was done to a model, in the order it was done.
 
@@ -45,11 +67,13 @@ class Step:
         method: The method's name, e.g. ``export`` or ``int8``.
         settings: Its settings as they were used, defaults included.
         notes: What it did and what it left alone, one sentence each.
+        sensitivity: What was measured layer by layer; empty where nothing was.
     """
 
     method: str
     settings: Mapping[str, str | int | float | bool | None]
     notes: tuple[str, ...] = ()
+    sensitivity: tuple[SensitivityRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -389,7 +413,8 @@ class Measurement:
 
     Attributes:
         arm: Name of the arm, e.g. ``PyTorch fp32`` or ``ONNX int8``.
-        role: ``baseline`` (fp32), ``candidate`` (compressed) or ``control`` (the A/A twin of a baseline).
+        role: ``baseline`` (fp32), ``candidate`` (compressed), ``stage`` (an earlier or undone stage of the compression)
+            or ``control`` (the A/A twin of a baseline).
         artifact: The file.
         runtime: What ran it.
         kernels: What the runtime really runs; ``None`` where the runtime does not say.
@@ -407,7 +432,7 @@ class Measurement:
     """
 
     arm: str
-    role: Literal["baseline", "candidate", "control"]
+    role: Literal["baseline", "candidate", "stage", "control"]
     artifact: Artifact
     runtime: RuntimeInfo
     kernels: KernelCounts | None
@@ -610,6 +635,50 @@ class Report:
     comparisons: tuple[Comparison, ...]
     stages: tuple[StageCost, ...]
     break_even: tuple[BreakEven, ...]
+    settings: Mapping[str, str | int | float | bool | None]
+    command: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """Some files measured side by side at one batch size and one number of threads.
+
+    Attributes:
+        measurements: One per file in the order given, the A/A twin of the first behind them.
+        control: The A/A controls, one per metric.
+        comparisons: Every other file against the first.
+        warnings: What the reader has to know before believing a number.
+    """
+
+    measurements: tuple[Measurement, ...]
+    control: tuple[Control, ...]
+    comparisons: tuple[Comparison, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BenchRecord:
+    """What ``compress bench`` found and ``--out`` keeps.
+
+    Attributes:
+        schema: Version of this record.
+        tool: Name and version of the program that wrote it.
+        created_utc: ISO 8601 time of writing.
+        task: The data that every file ran on; the arms have scores unless it is synthetic.
+        runs: One per batch size and number of threads.
+        interrupted: Whether Ctrl-C ended it early.
+        settings: Every option of the run, defaults included.
+        command: The command line that repeats it; empty for the Python API.
+        notes: What was done to the data on the way in, one sentence each.
+    """
+
+    schema: int
+    tool: str
+    created_utc: str
+    task: TaskSummary
+    runs: tuple[BenchRun, ...]
+    interrupted: bool
     settings: Mapping[str, str | int | float | bool | None]
     command: str
     notes: tuple[str, ...] = ()

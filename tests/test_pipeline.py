@@ -25,7 +25,7 @@ from torch import nn
 from compressor import pipeline
 from compressor.benchmark import plan
 from compressor.errors import CompressorError, MethodError, OutputError, RecipeError
-from compressor.pipeline import Job, Outcome, run
+from compressor.pipeline import Job, Outcome, line, run
 from compressor.store.records import load_report
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,7 @@ def test_estimates_are_marked_in_every_output(demo: Outcome) -> None:
 
 
 def test_costs_and_break_even_are_there(demo: Outcome) -> None:
-    assert [stage.stage for stage in demo.report.stages] == ["export", "compress", "score"]
+    assert [stage.stage for stage in demo.report.stages] == ["export", "score", "1-int8"]
     assert all(stage.cpu_s > 0 and stage.energy_j["cpu-time/cpu"] > 0 for stage in demo.report.stages)
     assert {b.metric for b in demo.report.break_even} == {"CPU time", "energy (cpu-time)"}
 
@@ -261,7 +261,7 @@ def test_model_without_arithmetic_is_an_error_that_leaves_nothing(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-STAGES = ["export", "compress", "score", "measure"]
+STAGES = ["export", "score", "1-int8", "measure"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -277,17 +277,17 @@ def test_interrupt_at_any_stage_loses_no_finished_one(
         def progress(self, done_s: float, total_s: float, text: str) -> None: ...
 
     asked = job(demo_model, tmp_path / "out", data="demo")
-    name = f"_{stage}"
-    real = getattr(pipeline._Line, name)
+    name = "_compress" if stage == "1-int8" else f"_{stage}"
+    real = getattr(line._Line, name)
 
     def interrupted(self: Any, folder: Path, *arguments: Any) -> Any:
         (folder / "half-written").write_text("…")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline._Line, name, interrupted)
+    monkeypatch.setattr(line._Line, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(asked)
-    monkeypatch.setattr(pipeline._Line, name, real)
+    monkeypatch.setattr(line._Line, name, real)
     assert not (tmp_path / "out").exists()
     before = STAGES[: STAGES.index(stage)]
     partial = tmp_path / "out.partial"
@@ -296,7 +296,7 @@ def test_interrupt_at_any_stage_loses_no_finished_one(
         outcome = run(asked, Listener())
         assert done == [(name, name in before) for name in STAGES]
         assert sha256(outcome.folder / "model.onnx") == sha256(demo.folder / "model.onnx")
-        assert outcome.report.stages[-1].stage == "score"
+        assert outcome.report.stages[-1].stage == "1-int8"
         assert not partial.exists()
 
 
@@ -309,9 +309,9 @@ def test_resume_does_a_stage_again_whose_file_was_lost(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline._Line, "_measure", interrupted)
+        patch.setattr(line._Line, "_measure", interrupted)
         run(asked)
-    (tmp_path / "out.partial" / "model.onnx").write_bytes(b"damaged")
+    (tmp_path / "out.partial" / "stages" / "1-int8" / "model.onnx").write_bytes(b"damaged")
     assert sorted(p.name for p in run(asked).folder.iterdir()) == FILES
 
 

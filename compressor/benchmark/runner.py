@@ -65,7 +65,7 @@ class Arm:
 
     Attributes:
         name: Name of the arm, unique within the run.
-        role: ``baseline``, ``candidate`` or ``control``.
+        role: ``baseline``, ``candidate``, ``stage`` or ``control``.
         artifact: What the file is.
         path: Where it is.
         runtime: What is to run it; ``None`` for the usual runtime of its format.
@@ -74,7 +74,7 @@ class Arm:
     """
 
     name: str
-    role: Literal["baseline", "candidate", "control"]
+    role: Literal["baseline", "candidate", "stage", "control"]
     artifact: Artifact
     path: Path
     runtime: str | None = None

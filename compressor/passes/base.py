@@ -28,6 +28,7 @@ class Context:
         cpu_features: The target's instruction sets that matter to low precision, as
             :class:`~compressor.results.Environment` names them.
         workdir: A folder for checkpoints that survives an interrupt; ``None`` to keep none.
+        teacher: The user's own model, for methods that learn from it; ``None`` if it came in as ONNX.
     """
 
     task: Task
@@ -35,6 +36,7 @@ class Context:
     threads: int = 1
     cpu_features: tuple[str, ...] = ()
     workdir: Path | None = None
+    teacher: TorchModel | None = None
 
 
 class TorchPass(Protocol):

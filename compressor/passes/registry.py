@@ -7,10 +7,23 @@ from dataclasses import fields
 from typing import Any
 
 from compressor.errors import MethodError, nearest
-from compressor.passes.base import GraphPass
+from compressor.passes.base import GraphPass, TorchPass
 
 METHODS = {"int8": "compressor.passes.int8:Int8"}
 """Method to the class that does it, ``module:Class``."""
+
+
+ON_TORCH: frozenset[str] = frozenset()
+"""Methods that turn a torch model into another (TorchPass); all others turn an ONNX file into another (GraphPass)."""
+
+
+def works_on_torch(name: str) -> bool:
+    """Whether a method works on the PyTorch model rather than on the ONNX graph.
+
+    Args:
+        name: A method's name.
+    """
+    return name in ON_TORCH
 
 
 def method_names() -> tuple[str, ...]:
@@ -18,7 +31,7 @@ def method_names() -> tuple[str, ...]:
     return tuple(sorted(METHODS))
 
 
-def make_pass(name: str, **settings: Any) -> GraphPass:
+def make_pass(name: str, **settings: Any) -> GraphPass | TorchPass:
     """Make a method with its settings.
 
     Args:
@@ -38,5 +51,5 @@ def make_pass(name: str, **settings: Any) -> GraphPass:
     known = [field.name for field in fields(kind)]
     if unknown := sorted(settings.keys() - set(known)):
         raise MethodError(f"has no setting '{unknown[0]}'", where=name, mend=nearest(unknown[0], known))
-    made: GraphPass = kind(**settings)
+    made: GraphPass | TorchPass = kind(**settings)
     return made
