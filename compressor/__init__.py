@@ -16,15 +16,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compressor.bench import BenchJob, run_bench
     from compressor.errors import CompressorError
     from compressor.meters.metering import meter
     from compressor.pipeline import Job, Outcome, compress, run
     from compressor.results import Report
     from compressor.store.records import load_report
 
-__all__ = ["CompressorError", "Job", "Outcome", "Report", "compress", "load_report", "meter", "run"]
+__all__ = [
+    "BenchJob",
+    "CompressorError",
+    "Job",
+    "Outcome",
+    "Report",
+    "compress",
+    "load_report",
+    "meter",
+    "run",
+    "run_bench",
+]
 
 _HOMES = {
+    "BenchJob": "bench",
     "CompressorError": "errors",
     "Job": "pipeline",
     "Outcome": "pipeline",
@@ -33,6 +46,7 @@ _HOMES = {
     "load_report": "store.records",
     "meter": "meters.metering",
     "run": "pipeline",
+    "run_bench": "bench",
 }
 
 

@@ -51,6 +51,19 @@ def _shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> t
     return tuple(shapes) or None
 
 
+def _names(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """Parse ``onnxruntime,torch``."""
+    return tuple(part.strip() for part in text.split(",")) if text else ()
+
+
+def _counts(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """Parse ``1,8,32``; each number once, in the order given."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise click.BadParameter(f"{wrong[0]!r} is not a number; give one or several such as 1,8,32")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
         for option in reversed(options):
@@ -77,11 +90,7 @@ _reading = _options(
     click.option("--allow-pickle", is_flag=True, help="Load a pickled module, which runs whatever code it holds."),
 )
 
-_measuring = _options(
-    click.option("--quick", "preset", flag_value="quick", help="Measure for about 1 min instead of about 3."),
-    click.option("--certify", "preset", flag_value="certify", help="Measure in windows of 10 s, 10 blocks."),
-    click.option("--batch", type=int, metavar="N", help="Examples per call.  [default: 1]"),
-    click.option("--threads", type=int, default=1, metavar="N", show_default=True, help="Threads of the runtime."),
+_metering = _options(
     click.option(
         "--meter",
         "meters",
@@ -91,6 +100,34 @@ _measuring = _options(
         "estimate cpu-time]",
     ),
     click.option("--watts-per-core", type=float, metavar="W", help="For estimates by cpu-time."),
+)
+
+_judging = _options(
+    click.option(
+        "--data",
+        metavar="DATA",
+        help="Labelled data: .npz, .npy, .csv, a folder of pictures by class, fashion-mnist, or "
+        "package.module:callable. Without them inputs are drawn at random, and accuracy is not measured.",
+    ),
+    click.option(
+        "--metric", metavar="NAME", help="accuracy, f1, mse, r2, … or package.module:callable.  [default: by the data]"
+    ),
+    click.option("--target", metavar="COLUMN", help="Column of a CSV that holds the target."),
+    click.option(
+        "--max-loss",
+        type=float,
+        default=0.01,
+        metavar="X",
+        show_default=True,
+        help="Score that may be lost; 0.01 is one point.",
+    ),
+)
+
+_measuring = _options(
+    click.option("--quick", "preset", flag_value="quick", help="Measure for about 1 min instead of about 3."),
+    click.option("--certify", "preset", flag_value="certify", help="Measure in windows of 10 s, 12 blocks."),
+    click.option("--batch", type=int, metavar="N", help="Examples per call.  [default: 1]"),
+    click.option("--threads", type=int, default=1, metavar="N", show_default=True, help="Threads of the runtime."),
 )
 
 
@@ -108,40 +145,52 @@ def cli() -> None:
 @cli.command(RUN, hidden=True)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--method", "methods", multiple=True, metavar="NAME", default=("int8",), help="Compression method.  [default: int8]"
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Compression method; several are applied in order.  [default: int8]",
 )
 @click.option(
-    "--data",
-    metavar="DATA",
-    help="Labelled data: .npz, .npy, .csv, a folder of pictures by class, fashion-mnist, or package.module:callable. "
-    "Without them, agreement with the original on synthetic inputs is measured instead of accuracy.",
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML file with methods, their settings and other options.",
 )
 @click.option(
-    "--metric", metavar="NAME", help="accuracy, f1, mse, r2, … or package.module:callable.  [default: by the data]"
+    "--by-rule",
+    is_flag=True,
+    help="int8 by the architecture alone, for a target that is not here, instead of by what pays on this processor.",
 )
-@click.option("--target", metavar="COLUMN", help="Column of a CSV that holds the target.")
-@click.option(
-    "--max-loss",
-    type=float,
-    default=0.01,
-    metavar="X",
-    show_default=True,
-    help="Score that may be lost; 0.01 is one point.",
-)
+@_judging
 @_reading
 @_measuring
+@_metering
 @click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="Of everything random.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.  [default: compressed/MODEL-METHOD]"
 )
 @click.option("--overwrite", is_flag=True, help="Start over, and replace what is in the folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else.")
-def run_command(as_json: bool, preset: str | None, **options: Any) -> None:
+@click.pass_context
+def run_command(
+    ctx: click.Context, /, as_json: bool, preset: str | None, recipe: Path | None, by_rule: bool, **options: Any
+) -> None:
     """Compress MODEL, measure it against the original and write a report."""
     from compressor.pipeline import Job, Method
 
-    model = options["model"]
-    options["methods"] = tuple(Method(name) for name in options["methods"])
+    model, names = options["model"], options["methods"]
+    steps: list[tuple[str, Any]] = [(name, {}) for name in names or ("int8",)]
+    if recipe is not None:
+        from compressor.recipe import load_recipe
+
+        held = load_recipe(recipe)
+        steps = steps if names else held.steps()
+        given = click.core.ParameterSource.COMMANDLINE
+        options |= {k: v for k, v in held.options().items() if ctx.get_parameter_source(k) is not given}
+    if by_rule:
+        steps = [(name, {**settings, "by_rule": True} if name == "int8" else settings) for name, settings in steps]
+    options["methods"] = tuple(Method(name, settings) for name, settings in steps)
     if not model.exists() and model.parent == Path() and not model.suffix:
         # A misspelt command looks like a model's name.
         raise CompressorError("no such file or command", where=model, mend=nearest(model.name, _commands()))
@@ -154,6 +203,7 @@ def _commands() -> list[str]:
 
 @cli.command()
 @_measuring
+@_metering
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -197,9 +247,99 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A B...")
+@click.option(
+    "--runtime",
+    "runtimes",
+    callback=_names,
+    metavar="NAME,...",
+    help="onnxruntime or torch: one for all files, or one per file.  [default: by the file's format]",
+)
+@click.option("--batch", "batches", callback=_counts, metavar="N,...", help="Examples per call.  [default: 1]")
+@click.option("--threads", callback=_counts, default="1", metavar="N,...", show_default=True, help="Of the runtime.")
+@click.option("--quick", "preset", flag_value="quick", help="Measure for about 1 min per run instead of about 3.")
+@click.option("--certify", "preset", flag_value="certify", help="Measure in windows of 10 s, 12 blocks.")
+@_metering
+@_judging
+@click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="Of everything random.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Keep the measurement, for 'compress compare'.  [default: print only]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON and nothing else.")
+def bench(as_json: bool, out: Path | None, preset: str | None, **options: Any) -> None:
+    """Measure .onnx and .pt2 files side by side; the first is the baseline.
+
+    A second worker on the first file (the A/A control) says how small a difference can be seen.
+    """
+    from compressor.bench import BenchJob, run_bench
+    from compressor.console import Bars, print_bench
+    from compressor.store.records import dump_report
+    from compressor.store.runfolder import require_place, write_beside
+
+    if out is not None:
+        require_place(out)
+    job = BenchJob(preset=preset or "default", **options)
+    try:
+        with Bars(quiet=as_json or not sys.stderr.isatty()) as bars:
+            record = run_bench(job, bars, _command_line())
+    except KeyboardInterrupt:
+        click.echo("interrupted: no block was finished", err=True)
+        sys.exit(INTERRUPTED)
+    text = dump_report(record)
+    if out is not None:
+        write_beside(out, text)
+    if as_json:
+        click.echo(text, nl=False)
+    else:
+        print_bench(record)
+        if out is not None:
+            click.echo(f"Measurement  {out}")
+    if record.interrupted:
+        sys.exit(INTERRUPTED)
+
+
+@cli.command()
+@click.argument("before", type=click.Path(path_type=Path), metavar="A.json")
+@click.argument("after", type=click.Path(path_type=Path), metavar="B.json")
+@click.option("--arm", metavar="NAME", help="Arm to take from both files.  [default: the candidate, else the first]")
+@click.option(
+    "--fail-unless",
+    "wish",
+    type=click.Choice(["better", "not-worse"]),
+    help="Exit with 1 unless B is so: by measured energy if there is any, else by CPU time.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def meters(as_json: bool) -> None:
+def compare(before: Path, after: Path, arm: str | None, wish: Any, as_json: bool) -> None:
+    """Compare two saved measurements: what 'bench --out' wrote, or a report.json.
+
+    Refuses what cannot be compared: another machine, runtime, batch, threads, inputs or meter.
+    """
+    from compressor.across import compare_files
+
+    found = compare_files(before, after, arm=arm, wish=wish)
+    if as_json:
+        import dataclasses
+
+        _print_json(dataclasses.asdict(found))
+    else:
+        from compressor.console import print_across
+
+        print_across(found)
+    if found.gate is not None and not found.gate.met:
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--watch", "live", is_flag=True, help="Show live watts of every readable meter until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON; with --watch one line per second.")
+def meters(live: bool, as_json: bool) -> None:
     """List the energy meters: readable here or not, why not, and how to mend it."""
+    if live:
+        _watch(as_json)
+        return
     from compressor.meters.registry import statuses
 
     found = statuses()
@@ -211,6 +351,23 @@ def meters(as_json: bool) -> None:
     from compressor.console import print_meters
 
     print_meters(found)
+
+
+def _watch(as_json: bool) -> None:
+    """Print a line per second; Ctrl-C is how it ends, so that is no failure."""
+    from compressor.console import power_line
+    from compressor.meters.watch import open_usable, watch
+
+    meters = open_usable()
+    try:
+        for powers in watch(meters):
+            click.echo(power_line(powers, as_json))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return
+    finally:
+        for meter in meters:
+            meter.close()
 
 
 def _run(job: Any, as_json: bool, command: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from compressor import stats
 from compressor.results import (
@@ -14,26 +15,27 @@ from compressor.results import (
     MeterInfo,
     Provenance,
     Quantity,
-    Score,
-    ScoreDelta,
     StageCost,
     Trial,
     Verdict,
 )
+from compressor.scoring import score_delta
 
 CPU_TIME = "CPU time per inference"
 WALL_TIME = "wall time per inference"
 SIZE = "size"
+ABOVE_IDLE = "energy above idle"
 FEWEST_BLOCKS = 3
 """A verdict needs at least so many blocks: two give an interval, but one that hangs on a single difference."""
 
 Metric = Callable[[Trial], float | None]
+Estimate = Callable[[Sequence[float], Sequence[float]], tuple[float, stats.Interval | None]]
 
 
 def energy_metric(meter: str, domain: str | None = None, *, above_idle: bool = False) -> str:
     """Name of an energy metric: of a meter's total, or of one of its domains; gross, or above the idle power."""
     what = meter if domain is None else f"{meter}/{domain}"
-    return f"energy {'above idle ' if above_idle else ''}per inference ({what})"
+    return f"{ABOVE_IDLE if above_idle else 'energy'} per inference ({what})"
 
 
 def total_domains(meter: MeterInfo) -> tuple[str, ...]:
@@ -51,6 +53,11 @@ def comparable(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]
     Returns:
         The keys that differ and must not, e.g. ``environment.cpu`` or ``plan.batch``.
     """
+    return tuple(differences(baseline, candidate))
+
+
+def differences(baseline: Measurement, candidate: Measurement) -> Mapping[str, tuple[object, object]]:
+    """What forbids comparing two measurements: each key of :func:`comparable` with its two values."""
     keys = {
         "environment.cpu": lambda m: m.environment.cpu,
         "environment.cores": lambda m: m.environment.cores,
@@ -60,10 +67,14 @@ def comparable(baseline: Measurement, candidate: Measurement) -> tuple[str, ...]
         "plan.threads": lambda m: m.plan.threads,
         "runtime.device": lambda m: m.runtime.device,
         "artifact.inputs": lambda m: [(i.dtype, i.shape[1:]) for i in m.artifact.inputs],
-        "meters": lambda m: [(i.name, i.provenance, i.scope) for i in m.meters],
+        # An estimate's source names its watts: other watts are other joules.
+        "meters": lambda m: [
+            (i.name, i.provenance, i.scope, i.source if i.provenance == "estimated" else "") for i in m.meters
+        ],
         "score.name": lambda m: m.score and m.score.name,
     }
-    return tuple(key for key, of in keys.items() if of(baseline) != of(candidate))
+    values = {key: (of(baseline), of(candidate)) for key, of in keys.items()}
+    return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
 
 
 def compare(
@@ -80,18 +91,88 @@ def compare(
     Returns:
         The comparison; domains that only one arm has are left out.
     """
-    passed = {control.metric: control for control in controls}
-    deltas = []
-    for name, of, provenance in _metrics(baseline, candidate):
+
+    def paired(of: Metric) -> tuple[list[float], list[float]]:
         pairs = _paired(baseline, candidate, of)
-        if pairs:
-            unit = "J" if name.startswith("energy") else "s"
-            deltas.append(_delta(name, unit, pairs, passed.get(name), provenance))
+        return [b for b, _ in pairs], [c for _, c in pairs]
+
+    metrics = _metrics(baseline, candidate)
+    return _comparison(baseline, candidate, metrics, paired, stats.ratio_interval, controls, max_loss)
+
+
+def compare_apart(
+    baseline: Measurement, candidate: Measurement, controls: Sequence[Control], max_loss: float = 0.01
+) -> Comparison:
+    """Every metric of two arms that were measured in separate runs, with its interval and verdict.
+
+    Their blocks are not paired, so the interval is Welch's. It holds the scatter within each run; what changed on the
+    machine between the two runs moves the ratio and is in no interval. Energy above idle is left out, as each run has
+    an idle power of its own.
+
+    Args:
+        baseline: The arm to beat.
+        candidate: The arm of the other run.
+        controls: What the A/A controls of both runs allow, see :func:`stricter`.
+        max_loss: How much score may be lost, in the score's unit.
+
+    Returns:
+        The comparison; the score only where both arms have one.
+    """
+
+    def apart(of: Metric) -> tuple[list[float], list[float]]:
+        return _values(baseline, of), _values(candidate, of)
+
+    metrics = [metric for metric in _metrics(baseline, candidate) if not metric[0].startswith(ABOVE_IDLE)]
+    return _comparison(baseline, candidate, metrics, apart, stats.unpaired_ratio_interval, controls, max_loss)
+
+
+def _comparison(
+    baseline: Measurement,
+    candidate: Measurement,
+    metrics: Sequence[tuple[str, Metric, Provenance | None]],
+    values_of: Callable[[Metric], tuple[list[float], list[float]]],
+    estimate: Estimate,
+    controls: Sequence[Control],
+    max_loss: float,
+) -> Comparison:
+    by_metric = {control.metric: control for control in controls}
+    deltas = []
+    for name, of, provenance in metrics:
+        values = values_of(of)
+        if all(values):
+            deltas.append(_delta(name, values, estimate, by_metric.get(name), provenance))
     deltas.append(_size_delta(baseline, candidate))
     score = None
     if baseline.score is not None and candidate.score is not None:
         score = score_delta(baseline.score, candidate.score, max_loss)
     return Comparison(baseline.arm, candidate.arm, tuple(deltas), score)
+
+
+def stricter(one: Sequence[Control], other: Sequence[Control]) -> tuple[Control, ...]:
+    """What two runs' A/A controls allow together: per metric the one that failed, else the larger detection limit.
+
+    Args:
+        one: The controls of one run.
+        other: Those of the other.
+
+    Returns:
+        One per metric that both runs have.
+    """
+    others = {control.metric: control for control in other}
+    return tuple(
+        max(control, others[control.metric], key=lambda c: (not c.passed, c.detection_limit or 0.0))
+        for control in one
+        if control.metric in others
+    )
+
+
+def quantities(measurement: Measurement) -> Mapping[str, Quantity]:
+    """Every metric of one arm as a mean over its blocks, with its interval; those that could not be read are absent."""
+    found = {}
+    for name, of, provenance in _metrics(measurement, measurement):
+        if values := _values(measurement, of):
+            found[name] = Quantity(*_mean(values, _unit(name)), provenance)
+    return found
 
 
 def control(original: Measurement, twin: Measurement) -> tuple[Control, ...]:
@@ -115,62 +196,6 @@ def control(original: Measurement, twin: Measurement) -> tuple[Control, ...]:
         holds = interval is not None and interval[0] <= 1 <= interval[1]
         found.append(Control(original.arm, name, ratio, interval, limit, holds))
     return tuple(found)
-
-
-def score_delta(baseline: Score, candidate: Score, max_loss: float) -> ScoreDelta:
-    """Whether the score is kept within the user's margin, paired on the same examples.
-
-    The verdict is on the interval of the loss: ``retained`` if all of it is within the margin, ``lost`` if all of it is
-    beyond.
-
-    Args:
-        baseline: Score of the baseline.
-        candidate: Score of the candidate on the same examples.
-        max_loss: The margin, in the score's unit; 0 or more.
-
-    Returns:
-        The delta with its verdict and how it was reached.
-    """
-    sign = 1 if baseline.higher_is_better else -1
-    loss = sign * (baseline.value - candidate.value)
-    interval: stats.Interval | None = None
-    p_value: float | None = None
-    paired = (
-        baseline.per_example is not None
-        and candidate.per_example is not None
-        and len(baseline.per_example) == len(candidate.per_example)
-    )
-    if not paired or baseline.per_example is None or candidate.per_example is None:
-        how = f"{baseline.name} has no value per example, so its loss has no interval"
-    elif set(baseline.per_example) | set(candidate.per_example) <= {0.0, 1.0}:
-        right = [v == 1 for v in baseline.per_example], [v == 1 for v in candidate.per_example]
-        _, interval = stats.paired_proportion_loss(*right)
-        p_value = stats.mcnemar(*right)
-        how = f"{len(right[0])} pairs, Bonett-Price interval, exact McNemar p = {p_value:.2g}"
-    else:
-        better, worse = (baseline, candidate) if sign > 0 else (candidate, baseline)
-        _, interval = stats.difference_interval(better.per_example or (), worse.per_example or ())
-        how = f"{len(baseline.per_example)} pairs, t-interval of the differences"
-    if interval is None:
-        verdict = "not established"
-    elif interval[1] <= max_loss:
-        verdict = "retained"
-    elif interval[0] > max_loss:
-        verdict = "lost"
-    else:
-        verdict = "not established"
-    return ScoreDelta(
-        metric=baseline.name,
-        unit=baseline.unit,
-        baseline=baseline.value,
-        candidate=candidate.value,
-        loss=loss,
-        ci95=interval,
-        max_loss=max_loss,
-        p_value=p_value,
-        verdict=verdict,  # type: ignore[arg-type]
-        reason=how,
-    )
 
 
 def break_even(baseline: Measurement, candidate: Measurement, stages: Sequence[StageCost]) -> tuple[BreakEven, ...]:
@@ -260,17 +285,37 @@ def _paired(baseline: Measurement, candidate: Measurement, of: Metric) -> list[t
     """Values of the blocks that both arms finished; none if any of them lacks a positive value."""
     others = {trial.block: trial for trial in candidate.trials}
     pairs = [(of(trial), of(others[trial.block])) for trial in baseline.trials if trial.block in others]
-    if any(b is None or c is None or b <= 0 or c <= 0 for b, c in pairs):
-        return []
-    return [(b, c) for b, c in pairs if b is not None and c is not None]
+    sound = [(b, c) for b, c in pairs if b is not None and c is not None and _usable(b) and _usable(c)]
+    return sound if len(sound) == len(pairs) else []
+
+
+def _values(measurement: Measurement, of: Metric) -> list[float]:
+    """Values of all blocks of an arm; none if any of them lacks a positive value."""
+    values = [of(trial) for trial in measurement.trials]
+    sound = [v for v in values if v is not None and _usable(v)]
+    return sound if len(sound) == len(values) else []
+
+
+def _usable(value: float) -> bool:
+    """Whether a ratio can be made of it."""
+    return math.isfinite(value) and value > 0
+
+
+def _unit(metric: str) -> str:
+    return "J" if metric.startswith("energy") else "s"
 
 
 def _delta(
-    name: str, unit: str, pairs: Sequence[tuple[float, float]], check: Control | None, provenance: Provenance | None
+    name: str,
+    values: tuple[Sequence[float], Sequence[float]],
+    estimate: Estimate,
+    check: Control | None,
+    provenance: Provenance | None,
 ) -> Delta:
-    base, cand = [b for b, _ in pairs], [c for _, c in pairs]
-    ratio, interval = stats.ratio_interval(base, cand)
-    verdict, reason = _verdict(interval, len(pairs), check, provenance)
+    base, cand = values
+    ratio, interval = estimate(base, cand)
+    verdict, reason = _verdict(interval, min(len(base), len(cand)), check, provenance)
+    unit = _unit(name)
     return Delta(
         metric=name,
         baseline=Quantity(*_mean(base, unit), provenance),

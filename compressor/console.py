@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,10 +15,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from compressor.report.text import clean
-from compressor.results import MeterStatus
+from compressor.report.text import clean, shorten
+from compressor.results import BenchRecord, BenchRun, Comparison, Control, Measurement, MeterStatus, Quantity, Score
 
 if TYPE_CHECKING:
+    from compressor.across import Across
+    from compressor.meters.watch import Power
     from compressor.model.describe import Description
     from compressor.pipeline import Outcome
 
@@ -86,6 +92,154 @@ def print_outcome(outcome: Outcome) -> None:
     folder = outcome.folder
     print(f"Compressed model  {_short(folder / 'model.onnx')}")
     print(f"Report            {_short(folder / 'report.html')}  (also .md, .json)")
+
+
+def print_bench(record: BenchRecord) -> None:
+    """Print what ``compress bench`` found: per batch size and threads every arm, then each against the first."""
+    out = console()
+    for index, run in enumerate(record.runs):
+        plan = run.measurements[0].plan
+        if index:
+            out.print()
+        out.print(f"[bold]batch {plan.batch}, {plan.threads} thread{'s' * (plan.threads > 1)}, per inference[/]")
+        _print_arms(out, run)
+        for comparison in run.comparisons:
+            out.print(f"\n{escape(_arm(comparison.candidate))} against {escape(_arm(comparison.baseline))}")
+            _print_deltas(out, comparison, run.control)
+        out.print()
+        scores = [(one.arm, one.score) for one in run.measurements if one.score is not None and one.role != "control"]
+        if scores:
+            shown = (f"{_arm(name)} {_score(score)}" for name, score in scores)
+            out.print(f"{scores[0][1].name}: {escape('; '.join(shown))}")
+        limits = [c for c in run.control if c.detection_limit is not None]
+        if not run.comparisons and limits:
+            shown = (f"{c.metric} ±{100 * (c.detection_limit or 0):.2g} %" for c in limits)
+            out.print(f"Detection limit (A/A control): {escape('; '.join(shown))}")
+        for warning in run.warnings:
+            out.print(f"! {escape(clean(warning, 400))}")
+    if record.interrupted:
+        out.print("! Interrupted: what is shown is what was finished.")
+
+
+def print_across(across: Across) -> None:
+    """Print what ``compress compare`` found."""
+    out = console()
+    for pair in across.pairs:
+        found = pair.comparison
+        out.print(
+            f"[bold]{escape(_arm(found.candidate))} (second file) against {escape(_arm(found.baseline))} (first file), "
+            f"batch {pair.batch}, {pair.threads} thread{'s' * (pair.threads > 1)}[/]"
+        )
+        _print_deltas(out, found, pair.control)
+        for note in pair.notes:
+            out.print(f"! {escape(clean(note, 400))}")
+        out.print()
+    for note in across.notes:
+        out.print(f"! {escape(clean(note, 400))}")
+    if across.gate is not None:
+        out.print(f"{across.gate.wish}: {'met' if across.gate.met else 'NOT met'}")
+        for reason in across.gate.reasons:
+            out.print(f"  {escape(reason)}")
+
+
+def power_line(powers: Sequence[Power], as_json: bool) -> str:
+    """One line of ``compress meters --watch``; what is estimated says so, what could not be read says why."""
+    now = datetime.now(UTC)
+    if as_json:
+        stamp = now.isoformat(timespec="milliseconds")
+        return json.dumps({"time_utc": stamp, "powers": [asdict(power) for power in powers]})
+    parts = []
+    for power in powers:
+        if power.watts is None:
+            parts.append(f"{power.domain} – ({power.why.removeprefix(f'{power.domain}: ')})")
+        else:
+            mark = {"estimated": " (estimated, all processes)", "replayed": " (replayed)"}.get(power.provenance, "")
+            parts.append(f"{power.domain} {power.watts:.2f} W{mark}")
+    return f"{now.astimezone():%H:%M:%S}  {'  '.join(parts)}"
+
+
+def _print_arms(out: Console, run: BenchRun) -> None:
+    from compressor import compare
+    from compressor.report import numbers
+
+    def shown(quantity: Quantity | None) -> str:
+        return numbers.NOT_AVAILABLE if quantity is None else numbers.quantity(*_plain(quantity))
+
+    meters = [(m.name, m.provenance) for m in run.measurements[0].meters]
+    heads = [
+        "arm",
+        "time",
+        "CPU time",
+        *(f"energy\n{name}\n{provenance}" for name, provenance in meters),
+        "p50",
+        "size",
+    ]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left", overflow="ellipsis", no_wrap=True)
+    for one in run.measurements:
+        found = compare.quantities(one)
+        energy = [shown(found.get(compare.energy_metric(name))) for name, _ in meters]
+        size = numbers.quantity(one.artifact.size_bytes, "B")
+        times = [shown(found.get(compare.WALL_TIME)), shown(found.get(compare.CPU_TIME))]
+        table.add_row(escape(_arm(one.arm)), *times, *energy, _p50(one), size)
+    out.print(table)
+
+
+def _print_deltas(out: Console, comparison: Comparison, controls: Sequence[Control]) -> None:
+    from compressor import compare
+    from compressor.report import numbers
+
+    limits = {c.metric: c for c in controls}
+    reasons: dict[str, list[str]] = {}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for head in ("", "change [95 %]", "limit", "verdict"):
+        table.add_column(head, overflow="fold")
+    for delta in comparison.deltas:
+        # a meter's single domains and what is above idle are in the file
+        if delta.metric.startswith(compare.ABOVE_IDLE) or "/" in delta.metric:
+            continue
+        name = delta.metric.replace(" per inference", "")
+        provenance = delta.baseline.provenance
+        name += f", {provenance}" if provenance else ""
+        change = numbers.change(delta.ratio, delta.ci95)
+        table.add_row(escape(name), escape(change), _limit(limits.get(delta.metric)), delta.verdict)
+        if delta.reason:
+            reasons.setdefault(delta.reason, []).append(name.split(",")[0])
+    score = comparison.score
+    if score is not None:
+        lost = numbers.loss(score.loss, score.unit, score.ci95)
+        margin = f"margin {numbers.margin(score.max_loss, score.unit)}"
+        table.add_row(escape(score.metric), escape(lost), margin, score.verdict)
+    out.print(table)
+    for reason, metrics in reasons.items():
+        out.print(f"  {escape(', '.join(metrics))}: {escape(reason)}")
+
+
+def _limit(control: Control | None) -> str:
+    if control is None or control.detection_limit is None:
+        return ""
+    return f"±{100 * control.detection_limit:.2g} %" if control.passed else "void"
+
+
+def _plain(quantity: Quantity) -> tuple[float, str, tuple[float, float] | None]:
+    return quantity.value, quantity.unit, quantity.ci95
+
+
+def _p50(one: Measurement) -> str:
+    from compressor.report import numbers
+
+    return numbers.NOT_AVAILABLE if one.latency is None else numbers.quantity(one.latency.p50_s, "s")
+
+
+def _score(score: Score) -> str:
+    from compressor.report import numbers
+
+    return numbers.quantity(score.value, score.unit)
+
+
+def _arm(name: str) -> str:
+    return shorten(clean(name), 28)
 
 
 def print_description(description: Description) -> None:

@@ -7,13 +7,7 @@ replaced by the layers' names, and what it notes down beside them (stack traces,
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
-import sysconfig
-import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,8 +16,10 @@ from numpy.typing import NDArray
 
 from compressor.errors import ExportError
 from compressor.model.base import Arrays
+from compressor.model.quiet import quiet_export
 from compressor.onnx_file import canonical, external_files, save_onnx, staged
 from compressor.results import Artifact, Parity, Step, TensorSpec
+from compressor.tracing import first_line, node_line, trace
 
 if TYPE_CHECKING:
     import onnx
@@ -62,8 +58,8 @@ def export_program(model: TorchModel, target: Path) -> Artifact:
     """
     import torch
 
-    program = _trace(model)
-    with staged(target) as path, _quiet():
+    program = trace(model)
+    with staged(target) as path, quiet_export():
         torch.export.save(program, path)
     outputs = []
     nodes = {node.name: node for node in program.graph.nodes}
@@ -101,9 +97,9 @@ def export_onnx(model: TorchModel, target: Path) -> Artifact:
     """
     import torch
 
-    program = _trace(model)
+    program = trace(model)
     try:
-        with _quiet():
+        with quiet_export():
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, input_names=[x.name for x in model.inputs], verbose=False
             )
@@ -216,99 +212,21 @@ def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None)
     )
 
 
-def _trace(model: TorchModel) -> ExportedProgram:
-    """Trace with every axis free that the model's inputs leave free.
-
-    ``Dim.DYNAMIC`` rather than a named ``Dim``: it takes over the bounds of a program that was exported before.
-    """
-    import torch
-    from torch.export import Dim
-
-    free = tuple(
-        {axis: Dim.DYNAMIC for axis, size in enumerate(spec.shape) if size is None} or None for spec in model.inputs
-    )
-    try:
-        with _quiet(), torch.no_grad():
-            return torch.export.export(model.module, model.example_inputs, dynamic_shapes=free)
-    except Exception as error:  # torch raises UserError, GuardOnDataDependentSymNode, the model's own errors, …
-        raise _trace_error(error, model.name) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's tracing notes and deprecation warnings of its own code from the user; errors are raised, not logged.
-
-    They come from inside torch 2.13 (LeafSpec, missing torchvision operators, dumps of a graph that failed) and there
-    is nothing in the model that the user could mend to be rid of them.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _trace_error(error: Exception, name: str) -> ExportError:
-    """Turn a failure of ``torch.export`` into one line that says where and what to change."""
-    text = str(error)
-    where = f"{name}, {line}" if (line := _user_line(error)) else name
-    if "data-dependent" in text or type(error).__name__ == "GuardOnDataDependentSymNode":
-        return ExportError(
-            "what the model does depends on the values of its input",
-            where=where,
-            mend="replace the Python branch or .item() by torch.where, or by torch.cond",
-        )
-    if fixed := re.search(r"specialized it to be a constant \((\d+)\)", text):
-        return ExportError(
-            f"its forward() fixes an axis that should be free to {fixed[1]}",
-            where=where,
-            mend="use x.shape[0] or -1 where a reshape or view has that number, or give the model a fixed batch",
-        )
-    return ExportError(
-        f"torch.export cannot trace it: {_first_line(text)}",
-        where=where,
-        mend="use torch operations only, with shapes that follow from the inputs' shapes",
-    )
-
-
 def _onnx_error(error: Exception, program: ExportedProgram, name: str) -> ExportError:
     """Name the operator that ONNX does not have, and the line of the model that calls it."""
     text = f"{error} {error.__cause__ or ''}"
     found = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)
     if not found:
-        return ExportError(f"cannot become ONNX: {_first_line(text)}", where=name, mend="report it with the model")
+        return ExportError(f"cannot become ONNX: {first_line(text)}", where=name, mend="report it with the model")
     operator = found[1].replace(".", "::")
     node = next((node for node in program.graph.nodes if str(node.target).startswith(found[1])), None)
-    frames = re.findall(r'File "([^"]+)", line (\d+)', (node.stack_trace or "") if node is not None else "")
-    frames = [frame for frame in frames if not _is_library(frame[0])]
-    where = f"{name}, {Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else name
+    line = node_line(node) if node is not None else None
+    where = f"{name}, {line}" if line else name
     return ExportError(
         f"ONNX has no operator for {operator}",
         where=where,
         mend="write it with standard torch operations, or move it out of the model",
     )
-
-
-def _user_line(error: Exception) -> str | None:
-    """Find the last line of the model's code that the error went through, as ``file.py:12 'code'``."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} '{frames[-1].line}'" if frames else None
-
-
-def _is_library(file: str) -> bool:
-    """Whether a line of code is torch's, Python's, generated or ours, rather than the model's."""
-    import torch
-
-    path = Path(file)
-    standard = Path(sysconfig.get_paths()["stdlib"]) in path.parents and "site-packages" not in path.parts
-    return file.startswith("<") or file == __file__ or standard or Path(torch.__file__).parent in path.parents
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
 
 
 def _outputs(session: Runnable, inputs: Arrays) -> tuple[NDArray[np.generic], ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,10 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(caught.value.code or 0)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["meters"], ["--version"], ["inspect", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["meters"], ["--version"], ["inspect", "--help"], ["bench", "--help"], ["compare", "--help"]],
+)
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
     script = (
         "import sys, runpy, contextlib\n"
@@ -70,6 +75,18 @@ KNOWN_METERS = "battery, cpu-time, exec, hwmon, log, nvml, pyrapl, rapl, replay"
         (["{demo}", "--input-shape", "1,28"], "'1,28' is not a shape such as 1x28x28 (without the batch axis)"),
         (["inspect", "nowhere.pt"], "nowhere.pt: no such file; check the path"),
         (["inspect"], "Missing argument 'MODEL'."),
+        (["bench"], "Missing argument 'A B...'."),
+        (["bench", "nowhere.onnx"], "nowhere.onnx: no such file; check the path"),
+        (["bench", "."], ".: is a folder; Hugging Face folders cannot be measured yet; name an .onnx or .pt2 file"),
+        (["bench", "{demo}", "--batch", "1,many"], "'many' is not a number; give one or several such as 1,8,32"),
+        (["bench", "{demo}", "--threads", "0"], "--threads: must be at least 1, not 0"),
+        (["bench", "{demo}", "--runtime", "onxruntime"], "no runtime 'onxruntime'; did you mean 'onnxruntime'?"),
+        (["bench", "{demo}", "--out", "no/where.json"], "no/where.json: its folder does not exist; make the folder no"),
+        (["bench", "{demo}", "--out", "."], ".: is a folder; name a file"),
+        (["bench", "{demo}", "--meter", "rappl"], "there is no meter 'rappl'; did you mean 'rapl'?"),
+        (["bench", "{demo}", "--metric", "accuracy"], "--metric: needs data; give --data"),
+        (["compare", "a.json", "b.json"], "a.json: no such report"),
+        (["compare", "a.json", "b.json", "--fail-unless", "bettr"], "'bettr' is not one of 'better', 'not-worse'."),
     ],
 )
 def test_mistake_is_one_line_with_exit_code_2_and_leaves_nothing(
@@ -134,3 +151,80 @@ def test_closed_pipe_is_not_a_traceback(demo_model: Path) -> None:
     command = f"{sys.executable} -m compressor inspect {demo_model} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+FAST = Path(__file__).parent / "fast.py"
+
+
+def fast(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``compress`` with windows of 50 ms, in a process of its own."""
+    return subprocess.run([sys.executable, FAST, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_bench_prints_keeps_and_is_compared(demo_model: Path, tmp_path: Path) -> None:
+    """Two measurements of one file; whatever they differ by at such windows, the file and the table are whole."""
+    demo = str(demo_model)
+    done = fast("bench", demo, demo, "--runtime", "torch,onnxruntime", "--quick", "--out", "a.json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("batch 1, 1 thread, per inference\n")
+    assert "resnet8.pt2 on onnxruntime against resnet8.pt2" in done.stdout
+    assert "estimated" in done.stdout
+    assert done.stdout.endswith("Measurement  a.json\n")
+    assert max(len(line.rstrip()) for line in done.stdout.splitlines()) <= 80
+    assert os.listdir(tmp_path) == ["a.json"]
+
+    again = fast("bench", demo, "--quick", "--out", "b.json", "--json", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert json.loads(again.stdout) == json.loads((tmp_path / "b.json").read_text())
+
+    other = fast("compare", "a.json", "b.json", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "runtime.name (onnxruntime against torch)" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+    same = fast("compare", "a.json", "b.json", "--arm", "resnet8.pt2", cwd=tmp_path)
+    assert (same.returncode, same.stderr) == (0, "")
+    assert "Separate runs: their blocks are not paired" in same.stdout
+    assert max(len(line.rstrip()) for line in same.stdout.splitlines()) <= 80
+
+    # A file against itself is never better.
+    gated = fast("compare", "a.json", "a.json", "--fail-unless", "better", "--json", cwd=tmp_path)
+    assert (gated.returncode, gated.stderr) == (1, "")
+    gate = json.loads(gated.stdout)["gate"]
+    assert (gate["wish"], gate["met"]) == ("better", False)
+
+
+def test_bench_interrupted_before_the_first_block(demo_model: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "compressor", "bench", str(demo_model), "--quick", "--out", str(tmp_path / "a.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Struck as soon as a worker is there: the first block takes seconds.
+    import psutil
+
+    parent = psutil.Process(process.pid)
+    while not any("compressor.benchmark.worker" in child.cmdline() for child in parent.children()):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "interrupted: no block was finished\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_watching_meters_ends_well_with_ctrl_c(as_json: bool) -> None:
+    command = [sys.executable, "-m", "compressor", "meters", "--watch", *(["--json"] if as_json else [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    if as_json:
+        powers = json.loads(line)["powers"]
+        estimate = next(p for p in powers if p["domain"] == "cpu-time/cpu")
+        assert estimate["provenance"] == "estimated"
+    else:
+        assert " W (estimated, all processes)" in line

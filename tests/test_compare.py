@@ -20,6 +20,7 @@ from compressor.results import (
     StageCost,
     Trial,
 )
+from compressor.scoring import score_delta
 
 ENVIRONMENT = Environment("cpu", (), 2, 2**30, (), "linux", None, None, None, None, 0.0, {})
 PLAN = Plan("quick", 1, 1, 5, 1.0, 1.0, 3.0, 0)
@@ -193,11 +194,11 @@ def right(*values: int) -> Score:
 
 def test_accuracy_is_retained_lost_or_not_established() -> None:
     base = right(*[1] * 1900, *[0] * 100)
-    kept = compare.score_delta(base, right(*[1] * 1899, *[0] * 101), 0.01)
+    kept = score_delta(base, right(*[1] * 1899, *[0] * 101), 0.01)
     assert (kept.verdict, kept.p_value) == ("retained", 1.0)
     assert kept.loss == pytest.approx(0.0005)
-    assert compare.score_delta(base, right(*[1] * 1800, *[0] * 200), 0.01).verdict == "lost"
-    assert compare.score_delta(base, right(*[1] * 1880, *[0] * 120), 0.01).verdict == "not established"
+    assert score_delta(base, right(*[1] * 1800, *[0] * 200), 0.01).verdict == "lost"
+    assert score_delta(base, right(*[1] * 1880, *[0] * 120), 0.01).verdict == "not established"
 
 
 def test_error_metric_counts_the_other_way() -> None:
@@ -205,15 +206,15 @@ def test_error_metric_counts_the_other_way() -> None:
     errors = draw.random(500)
     base = Score("mse", float(errors.mean()), "squared", False, tuple(errors.tolist()))
     worse = Score("mse", float(errors.mean()) + 0.5, "squared", False, tuple((errors + 0.5).tolist()))
-    found = compare.score_delta(base, worse, 0.1)
+    found = score_delta(base, worse, 0.1)
     assert found.loss == pytest.approx(0.5)
     assert found.ci95 == pytest.approx((0.5, 0.5))
     assert found.verdict == "lost"
-    assert compare.score_delta(worse, base, 0.1).verdict == "retained"
+    assert score_delta(worse, base, 0.1).verdict == "retained"
 
 
 def test_metric_without_values_per_example_has_no_interval() -> None:
-    found = compare.score_delta(Score("f1", 0.9, "fraction", True), Score("f1", 0.89, "fraction", True), 0.02)
+    found = score_delta(Score("f1", 0.9, "fraction", True), Score("f1", 0.89, "fraction", True), 0.02)
     assert (found.ci95, found.verdict) == (None, "not established")
     assert found.reason == "f1 has no value per example, so its loss has no interval"
 
@@ -254,3 +255,61 @@ def test_control_gives_a_false_verdict_in_at_most_five_per_cent(noise: float, bl
         comparison = compare.compare(base, cand, compare.control(base, twin))
         claims += deltas(comparison)[compare.WALL_TIME].verdict != "not established"
     assert claims / 2000 <= 0.05
+
+
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_what_no_interval_can_be_made_of_has_no_verdict(bad: float) -> None:
+    """The trap: a test that raised was reported as "significant". Here the metric is absent, the others stand."""
+    base, cand = measured("base", BASE), measured("cand", FAST)
+    broken = replace(cand.trials[3], cpu_s=bad)
+    cand = replace(cand, trials=(*cand.trials[:3], broken, *cand.trials[4:]))
+    found = deltas(compare.compare(base, cand, compare.control(base, measured("twin", TWIN))))
+    assert compare.CPU_TIME not in found
+    assert found[compare.WALL_TIME].verdict == "better"
+    assert compare.CPU_TIME not in deltas(compare.compare_apart(base, cand, ()))
+
+
+def test_statistics_that_raise_give_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*_: Any) -> Any:
+        raise ValueError("the test raised")
+
+    base, cand = measured("base", BASE), measured("cand", FAST)
+    monkeypatch.setattr(compare.stats, "ratio_interval", raises)
+    with pytest.raises(ValueError, match="the test raised"):
+        compare.compare(base, cand, ())
+
+
+def test_no_interval_and_no_control_are_not_established() -> None:
+    one = compare.compare(measured("base", BASE[:1]), measured("cand", FAST[:1]), ())
+    assert {d.verdict for d in one.deltas if d.metric != compare.SIZE} == {"not established"}
+    without = compare.compare(measured("base", BASE), measured("cand", FAST), ())
+    assert {(d.verdict, d.reason) for d in without.deltas if d.metric != compare.SIZE} == {
+        ("not established", "no A/A control")
+    }
+
+
+def test_separate_runs_are_not_paired() -> None:
+    base, cand = measured("base", BASE), measured("cand", FAST[:5])
+    found = deltas(compare.compare_apart(base, cand, compare.control(base, measured("twin", TWIN))))
+    wall = found[compare.WALL_TIME]
+    expected = np.exp(np.mean(np.log(FAST[:5])) - np.mean(np.log(BASE)))
+    assert wall.ratio == pytest.approx(expected)
+    assert wall.verdict == "better"
+
+
+def test_stricter_takes_the_failed_control_and_else_the_larger_limit() -> None:
+    base = measured("base", BASE)
+    quiet = compare.control(base, measured("twin", TWIN))
+    loud = compare.control(base, measured("twin", [0.0095, 0.0105] * 4))
+    failed = compare.control(base, measured("twin", noisy(0.011, 0.005, 4)))
+    assert compare.stricter(quiet, loud) == loud
+    assert compare.stricter(loud, quiet) == loud
+    assert not any(control.passed for control in compare.stricter(loud, failed))
+    assert compare.stricter(quiet, ()) == ()
+
+
+def test_quantities_are_means_of_what_was_read() -> None:
+    found = compare.quantities(measured("base", BASE))
+    assert found[compare.WALL_TIME].value == pytest.approx(np.exp(np.mean(np.log(BASE))))
+    assert found["energy per inference (rapl)"].provenance == "measured"
+    assert "energy per inference (rapl)" not in compare.quantities(measured("base", []))

@@ -25,11 +25,13 @@ from torch import nn
 from compressor import pipeline
 from compressor.benchmark import plan
 from compressor.errors import CompressorError, MethodError, OutputError, RecipeError
-from compressor.pipeline import Job, Outcome, line, run
+from compressor.pipeline import Job, Method, Outcome, line, run
 from compressor.store.records import load_report
 
 ROOT = Path(__file__).parents[1]
 ARCH = f"{ROOT / 'examples' / 'resnet.py'}:resnet8"
+BY_RULE = (Method("int8", {"by_rule": True}),)
+"""Chosen by architecture: what pays on the machine that runs the tests must not decide them."""
 FILES = ["baseline", "model.onnx", "report.html", "report.json", "report.md"]
 
 
@@ -45,8 +47,8 @@ def _fast() -> Any:
     plan.PRESETS.update(presets)
 
 
-def job(model: Path, out: Path, **options: Any) -> Job:
-    return Job(model, out=out, preset="quick", meters=("cpu-time",), **options)
+def job(model: Path, out: Path, methods: tuple[Method, ...] = BY_RULE, **options: Any) -> Job:
+    return Job(model, methods, out=out, preset="quick", meters=("cpu-time",), **options)
 
 
 def weights(demo_model: Path) -> dict[str, torch.Tensor]:
@@ -334,7 +336,7 @@ def wait_for(path: Path) -> None:
 def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
     blow: signal.Signals, demo_model: Path, tmp_path: Path
 ) -> None:
-    arguments = [str(demo_model), "--data", "demo", "--out", "out"]
+    arguments = [str(demo_model), "--data", "demo", "--out", "out", "--by-rule"]
     process = command(*arguments, cwd=tmp_path)
     # Struck while it writes the baselines, before any stage is marked.
     wait_for(tmp_path / "out.partial" / "baseline")
@@ -394,3 +396,49 @@ def test_full_disk_is_one_line_and_leaves_nothing_that_looks_finished(
 def test_unknown_option_of_the_api_names_the_nearest(demo_model: Path) -> None:
     with pytest.raises(CompressorError, match=r"compress\(\): there is no option 'preset_'; did you mean 'preset'\?"):
         pipeline.compress(demo_model, preset_="quick")
+
+
+def test_prune_distill_and_int8_in_sequence(tmp_path: Path) -> None:
+    x, y = digits((1, 8, 8))
+    module = trained(Cnn(), x[:1000], y[:1000])
+    torch.export.save(
+        torch.export.export(module, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim("b")},)),
+        tmp_path / "digits.pt2",
+    )
+    np.savez(tmp_path / "d.npz", train_x=x[:1000], train_y=y[:1000], test_x=x[1000:], test_y=y[1000:])
+    methods = (Method("prune", {"flops": 0.4}), Method("distill", {"epochs": 8, "learning_rate": 0.005}), *BY_RULE)
+    outcome = run(job(tmp_path / "digits.pt2", tmp_path / "out", methods, data=str(tmp_path / "d.npz"), max_loss=0.03))
+    arms = {m.arm: m for m in outcome.report.measurements}
+    names = ["PyTorch fp32", "ONNX fp32", "ONNX prune", "ONNX prune+distill", "ONNX prune+distill+int8"]
+    assert list(arms)[:5] == names
+    sizes = [arms[name].artifact.size_bytes for name in names[1:]]
+    assert sizes[1] < sizes[0]
+    assert sizes[3] < sizes[2]
+    scores = [arms[name].score.value for name in names[1:]]  # type: ignore[union-attr]
+    assert scores[2] > scores[1], "distillation brings back what pruning cost"
+    assert arms[names[4]].kernels.low_precision == 3  # type: ignore[union-attr]
+    assert sha256(outcome.folder / "model.onnx") == arms[names[4]].artifact.sha256
+    assert [stage.stage for stage in outcome.report.stages] == ["export", "score", "1-prune", "2-distill", "3-int8"]
+    assert sorted(p.name for p in (outcome.folder / "stages").iterdir()) == ["1-prune", "2-distill", "3-int8"]
+    # The pruned model loads with plain torch.
+    pruned = torch.export.load(outcome.folder / "stages" / "1-prune" / "model.pt2").module()
+    assert pruned(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_stage_that_breaks_the_margin_is_undone_and_named(demo_model: Path, tmp_path: Path) -> None:
+    methods = (Method("prune-unstructured", {"fraction": 0.05}), Method("prune", {"flops": 0.6}))
+    outcome = run(job(demo_model, tmp_path / "out", methods, data="demo"))
+    (candidate,) = [m for m in outcome.report.measurements if m.role == "candidate"]
+    assert candidate.arm == "ONNX prune-unstructured"
+    assert sha256(outcome.folder / "model.onnx") == candidate.artifact.sha256
+    assert outcome.report.warnings[0].startswith("ONNX prune-unstructured+prune lost 0.")
+    assert outcome.report.warnings[0].endswith("the result is ONNX prune-unstructured.")
+
+
+def test_torch_method_after_a_graph_method_is_an_error(demo_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        run(job(demo_model, tmp_path / "out", (Method("int8"), Method("prune")), data="demo"))
+    assert str(caught.value) == (
+        "--method: prune works on the PyTorch model and cannot follow int8, which makes an ONNX graph of it; "
+        "name prune before int8"
+    )

@@ -133,3 +133,38 @@ def test_difference_interval_agrees_with_scipy() -> None:
 def test_settled_is_relative() -> None:
     assert stats.settled(1.00, 1.02)
     assert not stats.settled(1.00, 1.03)
+
+
+def test_unpaired_ratio_is_welch_on_logs() -> None:
+    draw = np.random.default_rng(3)
+    base, cand = draw.lognormal(0, 0.1, 6), draw.lognormal(-0.5, 0.3, 9)
+    expected = reference.ttest_ind(np.log(cand), np.log(base), equal_var=False).confidence_interval(0.95)
+    ratio, interval = stats.unpaired_ratio_interval(base.tolist(), cand.tolist())
+    assert ratio == pytest.approx(math.exp(np.log(cand).mean() - np.log(base).mean()))
+    assert interval == pytest.approx((math.exp(expected.low), math.exp(expected.high)))
+
+
+def test_unpaired_ratio_without_scatter_is_exact_and_one_block_has_no_interval() -> None:
+    assert stats.unpaired_ratio_interval([2.0, 2.0], [1.0, 1.0, 1.0]) == (0.5, (0.5, 0.5))
+    assert stats.unpaired_ratio_interval([2.0], [1.0, 1.0]) == (0.5, None)
+
+
+def test_unpaired_ratio_refuses_an_empty_side_and_bad_values() -> None:
+    with pytest.raises(ValueError, match="both sides need blocks, not 0 and 1"):
+        stats.unpaired_ratio_interval([], [1.0])
+    with pytest.raises(ValueError, match="positive finite"):
+        stats.unpaired_ratio_interval([1.0, 0.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize(("blocks", "noise"), [((5, 5), (0.03, 0.1)), ((5, 12), (0.1, 0.03)), ((12, 12), (0.1, 0.1))])
+def test_unpaired_interval_covers_the_truth_though_the_sides_scatter_differently(
+    blocks: tuple[int, int], noise: tuple[float, float]
+) -> None:
+    draw = np.random.default_rng(blocks[1])
+    covered = 0
+    for _ in range(2000):
+        base, cand = draw.lognormal(0, noise[0], blocks[0]), draw.lognormal(math.log(0.9), noise[1], blocks[1])
+        _, interval = stats.unpaired_ratio_interval(base.tolist(), cand.tolist())
+        assert interval is not None
+        covered += interval[0] <= 0.9 <= interval[1]
+    assert 0.93 <= covered / 2000 <= 0.97

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -299,7 +299,7 @@ class _Gauges:
     def __init__(self, names: Sequence[str], watts_per_core: float | None) -> None:
         self.names, self.watts_per_core = tuple(names), watts_per_core
         self.shared: dict[str, Meter] = {}
-        self.slowest_s = 0.0
+        self.slowest, self.slowest_s = "", 0.0
 
     def of(self, worker: WorkerProcess, stack: ExitStack) -> tuple[Meter, ...]:
         """The meters that see a worker; the stack closes those that are its own."""
@@ -310,7 +310,8 @@ class _Gauges:
         else:
             opened = [self.shared.get(name) or open_meter(name, options) for name in self.names]
         for name, meter in zip(self.names, opened, strict=True):
-            self.slowest_s = max(self.slowest_s, meter.info.update_period_s)
+            if meter.info.update_period_s > self.slowest_s:
+                self.slowest, self.slowest_s = meter.info.name, meter.info.update_period_s
             if meter.info.scope == "process":
                 stack.callback(meter.close)
             else:
@@ -349,6 +350,11 @@ def _run(
             with _fresh_workers(running, gauges) as pids:
                 clock.advance(LOAD_S * len(running))
                 window_s = max(plan.window_s, PERIODS_PER_WINDOW * gauges.slowest_s)
+                if window_s > running[0].plan.window_s:
+                    stretched = replace(plan, window_s=window_s)
+                    for one in running:
+                        one.plan = stretched
+                    clock.total_s = expected_s(stretched, len(running))
                 limit_s = plan.warmup_limit_s if not finished else plan.warmup_limit_s / 2
                 for one in running:
                     clock.now(f"block {finished + 1} of {plan.blocks}: warming up")
@@ -372,6 +378,11 @@ def _run(
         interrupted = True
 
     warnings: list[str] = []
+    if (window_s := running[0].plan.window_s) > plan.window_s:
+        warnings.append(
+            f"Windows lasted {window_s:.3g} s instead of {plan.window_s:g} s: {gauges.slowest} moves every "
+            f"{gauges.slowest_s:.3g} s, and a window needs {PERIODS_PER_WINDOW} of its periods."
+        )
     if finished < plan.blocks:
         why = "interrupted" if interrupted else f"{discarded} were discarded"
         warnings.append(f"Only {finished} of {plan.blocks} blocks were finished ({why}).")

@@ -108,8 +108,25 @@ def convert(
             f"cannot be converted from TorchScript: {_operator(error)}", where=path, mend=_SAVE_PT2
         ) from error
     module = program_module(path, program)
+    _weights_again(script, module)
     _check_same(path, script, module, inputs)
     return module, free
+
+
+def _weights_again(script: torch.jit.ScriptModule, module: torch.nn.Module) -> None:
+    """Make parameters of what the converter left as buffers, so that the model can be trained further."""
+    import torch
+
+    for name, _ in script.named_parameters():
+        owner_name, _, leaf = name.rpartition(".")
+        try:
+            owner = module.get_submodule(owner_name)
+        except AttributeError:  # the converter named it otherwise
+            continue
+        held = owner._buffers.get(leaf)
+        if held is not None:
+            del owner._buffers[leaf]
+            owner.register_parameter(leaf, torch.nn.Parameter(held, requires_grad=False))
 
 
 def _names(script: torch.jit.ScriptModule, count: int) -> list[str] | None:

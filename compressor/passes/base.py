@@ -6,6 +6,7 @@ sees a meter, and raises :class:`~compressor.errors.MethodError` when it matched
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +30,9 @@ class Context:
             :class:`~compressor.results.Environment` names them.
         workdir: A folder for checkpoints that survives an interrupt; ``None`` to keep none.
         teacher: The user's own model, for methods that learn from it; ``None`` if it came in as ONNX.
+        batch: Examples per call that the result will be run with; what a method times, it times so.
+        run_threads: Threads that one call of the result will use, likewise.
+        measure: Seconds of one call of a model in the form in which it will be run; ``None`` where nobody measures.
     """
 
     task: Task
@@ -37,6 +41,9 @@ class Context:
     cpu_features: tuple[str, ...] = ()
     workdir: Path | None = None
     teacher: TorchModel | None = None
+    batch: int = 1
+    run_threads: int = 1
+    measure: Callable[[TorchModel], float] | None = None
 
 
 class TorchPass(Protocol):

@@ -1,4 +1,4 @@
-"""Calibration: the range of every activation over the calibration examples, kept as a running minimum and maximum.
+"""Calibration: the range of every activation over the calibration examples, kept as running numbers.
 
 ONNX Runtime's own calibrater either keeps every batch's ranges or, told to keep few
 (``CalibMaxIntermediateOutputs``, 1.31), throws finished batches away unread; and it skips NaN. Hence this one: the
@@ -7,9 +7,9 @@ graph reduces each activation to two numbers per batch, so memory does not grow 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,15 @@ from compressor.task.base import Examples
 
 if TYPE_CHECKING:
     import onnx
+    from onnxruntime import InferenceSession
+
+Calibration = Literal["minmax", "percentile", "entropy"]
 
 BATCH = 32
 """Examples per call where the model's batch axis is free."""
+
+VALUES_BYTES = 64 * 2**20
+"""Activations that are held at once for the histograms."""
 
 
 def check_examples(examples: Examples, proto: onnx.ModelProto) -> None:
@@ -71,7 +77,14 @@ def check_examples(examples: Examples, proto: onnx.ModelProto) -> None:
 
 
 def activation_ranges(
-    proto: onnx.ModelProto, nodes: Iterable[str], examples: Examples, folder: Path, threads: int
+    proto: onnx.ModelProto,
+    nodes: Iterable[str],
+    examples: Examples,
+    folder: Path,
+    threads: int,
+    *,
+    method: Calibration = "minmax",
+    percentile: float = 99.99,
 ) -> dict[str, tuple[float, float]]:
     """Run the examples through the model and keep the range of each activation.
 
@@ -81,31 +94,150 @@ def activation_ranges(
         examples: What to run.
         folder: Where to put the enlarged model.
         threads: Threads to run it on.
+        method: ``minmax`` keeps everything; the others run the examples a second time, into histograms of a fixed
+            size, and cut rare large values off. See :mod:`~compressor.passes.histograms`.
+        percentile: For ``percentile``: how much of the values the range holds, in percent.
 
     Returns:
-        Smallest and largest value of each floating-point activation.
+        Smallest and largest value of each floating-point activation that the range is to hold.
 
     Raises:
         MethodError: An activation is not finite on these examples.
     """
+    names = _activations(proto, set(nodes))
+    ranges = _extremes(proto, names, examples, folder, threads)
+    if method == "minmax":
+        return ranges
+    from compressor.passes.histograms import Histogram
+
+    histograms = {name: Histogram(max(abs(low), abs(high))) for name, (low, high) in ranges.items()}
+    for values in _values(proto, names, examples, folder, threads):
+        for name, array in values.items():
+            histograms[name].add(array)
+    if method == "percentile":
+        return {name: one.percentile(percentile, ranges[name]) for name, one in histograms.items()}
+    return {name: one.entropy(ranges[name]) for name, one in histograms.items()}
+
+
+def channel_maxima(
+    proto: onnx.ModelProto, channels: Mapping[str, int], examples: Examples, folder: Path, threads: int
+) -> dict[str, NDArray[np.float64]]:
+    """Run the examples through the model and keep the largest absolute value in each channel of some activations.
+
+    Args:
+        proto: The model with its weights in memory; unchanged.
+        channels: Activation to the size of its last axis, which is the channels'.
+        examples: What to run.
+        folder: Where to put the enlarged model.
+        threads: Threads to run it on.
+
+    Returns:
+        One array ``(channels,)`` per activation.
+    """
+    import onnx
+    from onnx import helper
+
+    larger = _copy(proto)
+    for name, size in channels.items():
+        shape = helper.make_tensor(f"{name}/shape", onnx.TensorProto.INT64, [2], [-1, size])
+        larger.graph.initializer.append(shape)
+        larger.graph.node.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
+        larger.graph.node.append(helper.make_node("Reshape", [f"{name}/abs", f"{name}/shape"], [f"{name}/rows"]))
+        _reduce(larger, "ReduceMax", f"{name}/rows", [0], f"{name}/max")
+    largest = {name: np.zeros(size) for name, size in channels.items()}
+    session = _session(larger, folder, threads)
+    for _, found in _runs(session, [f"{name}/max" for name in channels], examples.inputs, BATCH):
+        for name, array in zip(channels, found, strict=True):
+            largest[name] = np.maximum(largest[name], array)
+    return largest
+
+
+def channel_means(
+    proto: onnx.ModelProto, ranks: Mapping[str, int], examples: Examples, folder: Path, threads: int
+) -> dict[str, NDArray[np.float64]]:
+    """Run the examples through the model and keep the mean of each channel of some activations.
+
+    Args:
+        proto: The model with its weights in memory; unchanged.
+        ranks: Activation ``(N, channels, …)`` to the number of its axes.
+        examples: What to run.
+        folder: Where to put the enlarged model.
+        threads: Threads to run it on.
+
+    Returns:
+        One array ``(channels,)`` per activation.
+    """
+    larger = _copy(proto)
+    for name, rank in ranks.items():
+        _reduce(larger, "ReduceMean", name, [0, *range(2, rank)], f"{name}/mean")
+    sums: list[NDArray[np.float64]] = []
+    calls = 0
+    session = _session(larger, folder, threads)
+    for feed, found in _runs(session, [f"{name}/mean" for name in ranks], examples.inputs, BATCH):
+        count = len(next(iter(feed.values())))
+        arrays = [np.asarray(array, np.float64) * count for array in found]
+        sums = [a + b for a, b in zip(sums, arrays, strict=True)] if sums else arrays
+        calls += count
+    return {name: array / calls for name, array in zip(ranks, sums, strict=True)}
+
+
+def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy
+
+
+def _reduce(proto: onnx.ModelProto, op: str, name: str, axes: list[int], output: str) -> None:
+    """Add a reduction over some axes as an output of the model."""
+    import onnx
+    from onnx import helper
+
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    node = helper.make_node(op, [name], [output], keepdims=0)
+    if opset >= 18:  # since then the axes are an input
+        proto.graph.initializer.append(helper.make_tensor(f"{output}/axes", onnx.TensorProto.INT64, [len(axes)], axes))
+        node.input.append(f"{output}/axes")
+    else:
+        node.attribute.append(helper.make_attribute("axes", axes))
+    proto.graph.node.append(node)
+    proto.graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+
+
+def _session(proto: onnx.ModelProto, folder: Path, threads: int) -> InferenceSession:
     import onnxruntime as ort
 
     from compressor.onnx_file import save_onnx
 
-    names = _activations(proto, set(nodes))
     path = folder / "calibration.onnx"
-    save_onnx(_with_extremes(proto, names), path)
+    save_onnx(proto, path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _runs(
+    session: InferenceSession, wanted: list[str], inputs: Arrays, size: int
+) -> Iterator[tuple[dict[str, NDArray[np.generic]], list[NDArray[np.generic]]]]:
+    """What goes in and the wanted outputs, call by call, of ``size`` examples each if the batch axis is free."""
     feeds = [value.name for value in session.get_inputs()]
+    for batch in _batches(inputs, session.get_inputs()[0].shape, size):
+        feed = dict(zip(feeds, batch, strict=True))
+        yield feed, session.run(wanted, feed)
+
+
+def _extremes(
+    proto: onnx.ModelProto, names: list[str], examples: Examples, folder: Path, threads: int
+) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each activation."""
     wanted = [f"{name}/{end}" for name in names for end in ("min", "max")]
     low = np.full(len(names), np.inf)
     high = np.full(len(names), -np.inf)
-    for batch in _batches(examples.inputs, session.get_inputs()[0].shape):
-        found = np.array(session.run(wanted, dict(zip(feeds, batch, strict=True))), dtype=np.float64)
+    for _, batch in _runs(_session(_with_extremes(proto, names), folder, threads), wanted, examples.inputs, BATCH):
+        found = np.array(batch, dtype=np.float64)
         # np.minimum and np.maximum keep NaN, so that it is found below.
         low, high = np.minimum(low, found[0::2]), np.maximum(high, found[1::2])
     broken = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
@@ -118,6 +250,27 @@ def activation_ranges(
     return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
 
 
+def _values(
+    proto: onnx.ModelProto, names: list[str], examples: Examples, folder: Path, threads: int
+) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """The activations themselves, a few examples at a time: at most about :data:`VALUES_BYTES` are held."""
+    import onnx
+    from onnx import helper
+
+    inputs = {value.name for value in proto.graph.input}
+    known = {value.name for value in proto.graph.output}
+    wanted = [name for name in names if name not in inputs]
+    larger = _copy(proto)
+    larger.graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in wanted if name not in known
+    )
+    session = _session(larger, folder, threads)
+    _, first = next(_runs(session, wanted, tuple(x[:1] for x in examples.inputs), 1))
+    size = VALUES_BYTES // max(1, sum(array.nbytes for array in first))
+    for feed, found in _runs(session, wanted, examples.inputs, min(max(size, 1), BATCH)):
+        yield {**{name: feed[name] for name in names if name in feed}, **dict(zip(wanted, found, strict=True))}
+
+
 def _span(array: NDArray[np.generic]) -> tuple[float, float]:
     """Smallest and largest element; NaN if there is one."""
     if array.size == 0:
@@ -125,10 +278,10 @@ def _span(array: NDArray[np.generic]) -> tuple[float, float]:
     return float(array.min()), float(array.max())
 
 
-def _batches(inputs: Arrays, shape: list[int | str | None]) -> Iterator[Arrays]:
+def _batches(inputs: Arrays, shape: list[int | str | None], free: int) -> Iterator[Arrays]:
     """Cut the examples into calls; a fixed batch axis gets its last call filled up with the last example."""
     fixed = shape[0] if shape and isinstance(shape[0], int) else None
-    size = fixed or BATCH
+    size = fixed or free
     for start in range(0, len(inputs[0]), size):
         batch = tuple(x[start : start + size] for x in inputs)
         missing = (fixed or 0) - len(batch[0])
@@ -155,8 +308,7 @@ def _with_extremes(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     import onnx
     from onnx import helper
 
-    larger = onnx.ModelProto()
-    larger.CopyFrom(proto)
+    larger = _copy(proto)
     for name in names:
         for end, op in (("min", "ReduceMin"), ("max", "ReduceMax")):
             output = f"{name}/{end}"

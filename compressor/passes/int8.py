@@ -1,322 +1,357 @@
-"""int8 for ONNX Runtime's CPU provider, as fits the architecture: the wrong kind is slower than fp32.
+"""int8 for ONNX Runtime's CPU provider: as fits the architecture, and only where it pays on this CPU.
 
-Convolutions get fixed ranges from calibration (static, as QuantizeLinear/DequantizeLinear pairs, so that neighbours
-such as residual sums and pooling stay in int8 too); matrix products of transformers and LSTMs get theirs at run time
-(dynamic), because their activations' ranges differ too much from input to input. Types are set by the target CPU.
-
-Source: ONNX Runtime, "Quantize ONNX models", sections on method selection and on data types by CPU.
+The wrong kind is slower than fp32, and so is the right kind on some layers. :mod:`~compressor.passes.int8_plan` chooses
+by the architecture; then :mod:`~compressor.passes.payoff` times it and leaves the rest in fp32.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from compressor.errors import MethodError, nearest
-from compressor.onnx_file import is_large, save_onnx
+from compressor.onnx_file import copy_onnx, save_onnx
 from compressor.passes.base import Context
-from compressor.passes.calibration import activation_ranges, check_examples
+from compressor.passes.bias_correction import convolution_inputs, correct_biases, has_depthwise
+from compressor.passes.calibration import Calibration, activation_ranges, channel_means, check_examples
+from compressor.passes.int8_plan import Mode, Plan, Types, choose
+from compressor.passes.payoff import GAIN, Payoff, find_paying, layer_errors
+from compressor.passes.qdq import clean, mix, quiet, write_dynamic, write_static
 from compressor.passes.rewrites import pool_pictures, prepare, split_gemms, spread_hard_activations
-from compressor.results import Step
+from compressor.results import SensitivityRow, Step
 from compressor.task.base import Examples
 
 if TYPE_CHECKING:
     import onnx
 
-Mode = Literal["auto", "static", "dynamic"]
+GROUPS = 6
+"""Static layers are timed in this many runs of neighbours, dynamic ones in this many kinds, at most."""
 
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
-PRODUCTS = frozenset({"MatMul", "Gemm"})
+SENSITIVITY_EXAMPLES = 16
+"""Examples that each layer's error is taken over."""
 
-# fmt: off
-STATIC_OPS = (
-    "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm", "GlobalAveragePool",
-    "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze",
-    "Transpose", "Unsqueeze",
-)
-# fmt: on
-"""Operators with an int8 kernel, or that pass int8 through; the rest of the graph stays fp32."""
-
-SEQUENCE_OPS = frozenset({"Attention", "GRU", "LSTM", "LayerNormalization", "MultiHeadAttention", "RNN"})
-"""Signs of a transformer or a recurrence, whose activations fixed ranges fit badly; so is a product of activations."""
+TIMED_BYTES = 512 * 2**20
+"""Models with more weights than this are not timed: two of them would have to be in memory beside the work."""
 
 
 @dataclass(frozen=True)
 class Int8:
-    """8-bit weights and activations.
+    """8-bit weights and activations, chosen per part of the graph; what does not pay stays fp32.
 
     Attributes:
-        mode: ``auto`` chooses per part of the graph; ``static`` and ``dynamic`` force one kind everywhere it exists.
+        by_rule: Whether to choose by the architecture alone, for a target that is not this machine.
+        max_error: Layers stay fp32 that, alone in int8, move the output by more than this, relative to its norm.
     """
 
     name: ClassVar[str] = "int8"
-    mode: Mode = "auto"
+    by_rule: bool = False
+    max_error: float | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise MethodError(f"has no mode '{self.mode}'", where="int8", mend=nearest(self.mode, get_args(Mode)))
+        _check_error(self.name, self.max_error)
 
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
+
+        If int8 pays nowhere, the model is copied and the step says so: its setting ``kept_fp32`` is true.
 
         Raises:
             MethodError: The model is quantized already or has nothing to quantize, the calibration data cannot serve,
                 or ONNX Runtime's quantizer gave up.
         """
+        return _Job(self.name, "auto", max_error=self.max_error, timed=not self.by_rule).run(source, target, context)
+
+
+@dataclass(frozen=True)
+class Int8Static:
+    """8-bit weights and activations with ranges from calibration, on every layer that has such a kernel.
+
+    Attributes:
+        calibration: How an activation's range is found: ``minmax``, ``percentile`` or ``entropy``.
+        percentile: For ``percentile``: how much of the values the range holds, in percent.
+        per_channel: Whether every output channel's weights have a scale of their own.
+        max_error: Layers stay fp32 that, alone in int8, move the output by more than this, relative to its norm.
+    """
+
+    name: ClassVar[str] = "int8-static"
+    calibration: Calibration = "minmax"
+    percentile: float = 99.99
+    per_channel: bool = True
+    max_error: float | None = None
+
+    def __post_init__(self) -> None:
+        known = get_args(Calibration)
+        if self.calibration not in known:
+            raise MethodError(
+                f"has no calibration '{self.calibration}'", where=self.name, mend=nearest(self.calibration, known)
+            )
+        if not 50 < self.percentile <= 100:
+            raise MethodError(
+                f"percentile must be above 50 and at most 100, not {self.percentile:g}",
+                where=self.name,
+                mend=f"the nearest that goes is {'100' if self.percentile > 100 else '50.01'}",
+            )
+        _check_error(self.name, self.max_error)
+
+    def apply(self, source: Path, target: Path, context: Context) -> Step:
+        """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
+
+        Raises:
+            MethodError: As of :class:`Int8`.
+        """
+        job = _Job(self.name, "static", self.calibration, self.percentile, self.per_channel, self.max_error)
+        return job.run(source, target, context)
+
+
+@dataclass(frozen=True)
+class Int8Dynamic:
+    """8-bit weights, and activations whose range is found in every call, on every matrix product and LSTM."""
+
+    name: ClassVar[str] = "int8-dynamic"
+
+    def apply(self, source: Path, target: Path, context: Context) -> Step:
+        """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
+
+        Raises:
+            MethodError: As of :class:`Int8`, calibration aside.
+        """
+        return _Job(self.name, "dynamic").run(source, target, context)
+
+
+def _check_error(method: str, limit: float | None) -> None:
+    if limit is not None and not (limit > 0 and math.isfinite(limit)):
+        raise MethodError(f"max_error must be above 0, not {limit:g}", where=method, mend="0.01 is 1 % of the output")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the three methods share."""
+
+    method: str
+    mode: Mode
+    calibration: Calibration = "minmax"
+    percentile: float = 99.99
+    per_channel: bool = True
+    max_error: float | None = None
+    timed: bool = False
+
+    def run(self, source: Path, target: Path, context: Context) -> Step:
         types = Types.of(context.cpu_features)
-        with tempfile.TemporaryDirectory(prefix=".int8.", dir=target.parent) as folder, _quiet():
+        with tempfile.TemporaryDirectory(prefix=".int8.", dir=target.parent) as name, quiet():
+            folder = Path(name)
             try:
-                proto = prepare(source, Path(folder))
-                if self.mode != "dynamic":
-                    pool_pictures(proto.graph)
-                    spread_hard_activations(proto.graph)
-                plan = choose(proto, self.mode)
-                if plan.static:
-                    examples = context.task.calibration()
-                    proto = _static(proto, plan, types, examples, context.threads, Path(folder))
-                if plan.dynamic:
-                    proto = _dynamic(proto, plan, types, Path(folder))
+                variants = self._quantize(source, folder, types, context)
+                decided = self._decide(source, variants, context)
+                proto = variants.proto(decided.kept)
             except MethodError:
                 raise
             except Exception as error:  # asserts, ValueErrors and ONNX Runtime's own, which share no base
                 reason = str(error).strip() or type(error).__name__
                 raise MethodError(f"ONNX Runtime's quantizer gave up: {reason}", where=source) from error
-        _clean(proto)
-        save_onnx(proto, target)
+            if decided.kept:
+                clean(proto)
+                save_onnx(proto, target)
+            else:
+                copy_onnx(source, target)
+        return self._step(variants.plan, decided, types)
+
+    def _quantize(self, source: Path, folder: Path, types: Types, context: Context) -> _Variants:
+        import onnx
+
+        plain = prepare(source, folder)
+        if self.mode != "dynamic":
+            pool_pictures(plain.graph)
+            spread_hard_activations(plain.graph)
+        plan = choose(plain, self.mode, self.method)
+        if plan.dynamic:
+            split_gemms(plain, set(plan.dynamic))
+        quantized, small = plain, not _is_big(plain)
+        if plan.static:
+            examples = context.task.calibration()
+            check_examples(examples, plain)
+            ranges = activation_ranges(
+                plain, plan.static, examples, folder, context.threads,
+                method=self.calibration, percentile=self.percentile,
+            )  # fmt: skip
+            quantized = write_static(plain, plan.static, ranges, types, folder, per_channel=self.per_channel)
+            if has_depthwise(plain, layers := set(plan.layers) - set(plan.dynamic)):
+                sizes = convolution_inputs(plain, layers)
+                means = channel_means(plain, sizes, examples, folder, context.threads)
+                corrected = correct_biases(plain, quantized, layers, means)
+                note = f"Depthwise convolutions lose most to rounding: the biases of {corrected} layers are corrected."
+                plan = replace(plan, notes=(*plan.notes, note))
+        if plan.dynamic:
+            # Where no layer can go back to fp32, the plain model is not needed again and becomes the quantized one.
+            if quantized is plain and (self.max_error is not None or (self.timed and small)):
+                quantized = onnx.ModelProto()
+                quantized.CopyFrom(plain)
+            quantized = write_dynamic(quantized, set(plan.dynamic), types, folder)
+        return _Variants(plain, quantized, plan, folder, small)
+
+    def _decide(self, source: Path, variants: _Variants, context: Context) -> _Decision:
+        """Leave out what harms too much, then what does not pay."""
+        plan = variants.plan
+        kept, errors, payoff, notes = frozenset(plan.layers), {}, None, []
+        examples = context.task.calibration() if self.max_error is not None or self.timed else None
+        batch = _batch(variants.plain, context.batch)
+        if examples is not None and not _serves(examples, batch, variants.plain):
+            if self.max_error is not None:
+                raise MethodError(
+                    "there are no calibration examples to measure max_error on",
+                    where=self.method,
+                    mend="give data, with some left for calibration",
+                )
+            notes.append("Chosen by rule: there are no calibration examples to time it on.")
+            examples = None
+        if examples is not None and self.max_error is not None:
+            some = tuple(x[: max(SENSITIVITY_EXAMPLES // batch, 1) * batch] for x in examples.inputs)
+            errors = layer_errors(source, list(plan.layers), variants.file, some, context.threads, batch)
+            kept = frozenset(layer for layer in kept if errors[layer] <= self.max_error)
+            if not kept:
+                least = min(errors, key=lambda layer: errors[layer])
+                raise MethodError(
+                    f"every layer alone moves the output by more than max_error {self.max_error:g}",
+                    where=self.method,
+                    mend=f"the least is {errors[least]:.2g}, of {least}",
+                )
+        if examples is not None and self.timed:
+            if not variants.small:
+                notes.append(f"Chosen by rule: more than {TIMED_BYTES // 2**20} MiB of weights are not timed.")
+            else:
+                feed = tuple(x[:batch] for x in examples.inputs)
+                groups = [g for g in (tuple(x for x in g if x in kept) for g in _groups(variants.plain, plan)) if g]
+                payoff = find_paying(source, groups, variants.file, feed, context.run_threads)
+                kept = payoff.kept
+        return _Decision(kept, errors, payoff, tuple(notes))
+
+    def _step(self, plan: Plan, decided: _Decision, types: Types) -> Step:
+        left = [layer for layer in plan.layers if layer not in decided.kept]
         settings: dict[str, str | int | float | bool | None] = {
             "mode": self.mode,
             "activations": types.activation,
-            "weights": "int8 per channel",
+            "weights": f"int8 per {'channel' if self.per_channel or not plan.static else 'tensor'}",
             "reduce_range": types.reduce_range,
-            "calibration": "minimum and maximum" if plan.static else "none",
+            "calibration": self._calibrated() if plan.static else "none",
+            "max_error": self.max_error,
+            "measured": decided.payoff is not None,
+            "kept_fp32": not decided.kept,
+            "fp32_layers": ",".join(left) if left and decided.kept else None,
         }
-        return Step("int8", settings, (*plan.notes, *types.notes))
+        return Step(self.method, settings, self._notes(plan, decided, types, left), decided.rows(plan))
 
+    def _calibrated(self) -> str:
+        return {
+            "minmax": "minimum and maximum",
+            "percentile": f"percentile {self.percentile:g}",
+            "entropy": "entropy",
+        }[self.calibration]
 
-@dataclass(frozen=True)
-class Types:
-    """The integer types that a CPU computes fastest and without overflow.
-
-    Attributes:
-        activation: ``uint8`` or ``int8``; weights are always ``int8``, per channel.
-        reduce_range: Whether weights use 7 bits.
-        notes: Why.
-    """
-
-    activation: str
-    reduce_range: bool
-    notes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, features: tuple[str, ...]) -> Types:
-        """Choose by instruction sets, as ONNX Runtime's documentation advises for CPUs.
-
-        Args:
-            features: As :class:`~compressor.results.Environment` names them.
-
-        Returns:
-            The types.
-        """
-        have = {feature.lower() for feature in features}
-        if have & {"asimddp", "asimd", "neon", "i8mm", "dotprod"}:
-            return cls("int8", False, ("Types: int8 activations, as ARM multiplies signed by signed.",))
-        if any("vnni" in feature for feature in have) or "amx_int8" in have:
-            return cls("uint8", False, ("Types: uint8 activations, int8 weights, as VNNI multiplies.",))
-        if have & {"avx2", "avx512f", "avx"}:
-            return cls(
-                "uint8",
-                True,
-                ("Types: uint8 activations, 7-bit weights: without VNNI, sums of two 8-bit products can saturate.",),
+    def _notes(self, plan: Plan, decided: _Decision, types: Types, left: list[str]) -> tuple[str, ...]:
+        payoff = decided.payoff
+        if payoff is not None and not decided.kept:
+            return (
+                "int8 does not pay anywhere on this CPU: kept fp32.",
+                f"The whole model in int8 took {payoff.speed:.2f} times as long as in fp32; "
+                f"it must save {GAIN:.0%} of the time.",
             )
-        return cls("uint8", False, ("Types: uint8 activations, int8 weights; the target's CPU is not known.",))
+        notes = [*plan.notes]
+        harmful = [layer for layer, error in decided.errors.items() if error > (self.max_error or math.inf)]
+        if harmful:
+            notes.append(f"Left in fp32, for moving the output by more than {self.max_error:g}: {_names(harmful)}.")
+        if payoff is not None:
+            notes.append(f"Timed on this CPU: {payoff.speed:.2f} times fp32's time.")
+            slow = [layer for layer in left if layer not in harmful]
+            if slow:
+                notes.append(f"Left in fp32, for not being faster in int8 here: {_names(slow)}.")
+        return (*notes, *decided.notes, *types.notes)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which nodes are quantized how.
-
-    Attributes:
-        static: Names of nodes that get fixed ranges, those that only pass int8 on included.
-        dynamic: Names of nodes whose ranges are found at run time.
-        notes: What was chosen and why, one sentence each.
-    """
-
-    static: tuple[str, ...]
-    dynamic: tuple[str, ...]
+class _Decision:
+    kept: frozenset[str]
+    errors: dict[str, float]
+    payoff: Payoff | None
     notes: tuple[str, ...]
 
-
-def choose(proto: onnx.ModelProto, mode: Mode) -> Plan:
-    """Choose between static and dynamic for each part of a graph.
-
-    Args:
-        proto: The model; every node has a name of its own.
-        mode: ``auto``, or one kind to force.
-
-    Returns:
-        The plan.
-
-    Raises:
-        MethodError: Nothing in the graph can be quantized so.
-    """
-    graph = proto.graph
-    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == tensor.FLOAT}
-    convolutions, products, recurrences = [], [], []
-    for node in graph.node:
-        weighted = len(node.input) > 1 and node.input[1] in weights
-        if node.op_type in CONVOLUTIONS and weighted:
-            convolutions.append(node)
-        elif node.op_type in PRODUCTS and weighted and _is_plain(node):
-            products.append(node)
-        elif node.op_type == "LSTM" and weighted and node.input[2] in weights:
-            recurrences.append(node)
-    sequences = [node for node in graph.node if _is_sequence(node, weights)]
-    static, dynamic = [*convolutions, *products], []
-    if mode == "dynamic" or (mode == "auto" and not convolutions):
-        static, dynamic = [], [*products, *recurrences]
-    elif mode == "auto" and sequences:
-        static, dynamic = convolutions, [*products, *recurrences]
-    if not static and not dynamic:
-        kinds = "convolution or matrix product" if mode == "static" else "matrix product or LSTM"
-        kinds = "convolution, matrix product or LSTM" if mode == "auto" else kinds
-        raise MethodError(f"there is nothing to quantize: no {kinds} with float32 weights", where="int8")
-    names = {node.name for node in static}
-    if static:
-        # What lies between convolutions passes int8 on; what comes after a sequence's operators stays as it is.
-        others = {node.name for node in (*sequences, *products, *recurrences)} - names
-        late = _downstream(graph, others)
-        names |= {node.name for node in graph.node if node.op_type in STATIC_OPS and node.name not in late}
-    notes = []
-    if static:
-        notes.append(f"Static int8 (ranges from calibration): {_count(static)}.")
-    if dynamic:
-        notes.append(f"Dynamic int8 (ranges found in every call, over the whole batch): {_count(dynamic)}.")
-    if static and (gates := sum(node.op_type == "Sigmoid" and node.name in names for node in graph.node)):
-        notes.append(
-            f"{gates} Sigmoid (of SiLU, mostly) and their products run as int8 operators of their own, which fp32 "
-            "fuses: the gain is small here, and may be a loss."
+    def rows(self, plan: Plan) -> tuple[SensitivityRow, ...]:
+        """One row per layer, if anything was measured."""
+        if not self.errors and self.payoff is None:
+            return ()
+        ratios = {layer: ratio for group, ratio in (self.payoff.groups if self.payoff else ()) for layer in group}
+        return tuple(
+            SensitivityRow(layer, op, self.errors.get(layer), ratios.get(layer), layer in self.kept)
+            for layer, op in plan.layers.items()
         )
-    if left := [node for node in graph.node if node.op_type in ("GRU", "RNN")]:
-        notes.append(f"Left in fp32, for lack of an int8 kernel: {_count(left)}.")
-    return Plan(
-        tuple(node.name for node in graph.node if node.name in names),
-        tuple(node.name for node in dynamic),
-        tuple(notes),
-    )
 
 
-def _is_plain(node: onnx.NodeProto) -> bool:
-    """Whether a product is input times weight plus bias; Gemm can also scale, and transpose its input."""
-    values = {
-        attribute.name: attribute.f if attribute.name in ("alpha", "beta") else attribute.i
-        for attribute in node.attribute
-    }
-    return values.get("alpha", 1.0) == 1.0 and values.get("beta", 1.0) == 1.0 and not values.get("transA", 0)
+@dataclass(frozen=True)
+class _Variants:
+    """A model with any of its layers in int8."""
+
+    plain: onnx.ModelProto
+    quantized: onnx.ModelProto
+    plan: Plan
+    folder: Path
+    small: bool
+
+    def proto(self, kept: frozenset[str]) -> onnx.ModelProto:
+        return (
+            self.quantized if kept == frozenset(self.plan.layers) else mix(self.plain, self.quantized, self.plan, kept)
+        )
+
+    def file(self, kept: frozenset[str]) -> Path:
+        order = list(self.plan.layers)
+        bits = sum(1 << index for index, layer in enumerate(order) if layer in kept)
+        path = self.folder / f"variant-{bits:x}.onnx"
+        if not path.exists():
+            save_onnx(self.proto(kept), path)
+        return path
 
 
-def _count(nodes: list[onnx.NodeProto]) -> str:
-    kinds = sorted({node.op_type for node in nodes})
-    return ", ".join(f"{sum(node.op_type == kind for node in nodes)} {kind}" for kind in kinds)
+def _batch(proto: onnx.ModelProto, batch: int) -> int:
+    """The batch to run: the model's own if that is fixed."""
+    dims = proto.graph.input[0].type.tensor_type.shape.dim if proto.graph.input else ()
+    return dims[0].dim_value if dims and dims[0].HasField("dim_value") else batch
 
 
-def _is_sequence(node: onnx.NodeProto, weights: set[str]) -> bool:
-    product = node.op_type in PRODUCTS and not weights & set(node.input)
-    return product or node.op_type in SEQUENCE_OPS
+def _is_big(proto: onnx.ModelProto) -> bool:
+    """Whether a model is too big to be timed, and to be held twice."""
+    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > TIMED_BYTES
 
 
-def _downstream(graph: onnx.GraphProto, starts: set[str]) -> set[str]:
-    """Names of some nodes and of all that come after them."""
-    touched: set[str] = set()
-    late: set[str] = set()
-    for node in graph.node:  # in topological order, as ONNX demands
-        if node.name in starts or touched & set(node.input):
-            late.add(node.name)
-            touched |= set(node.output)
-    return late
-
-
-def _static(
-    proto: onnx.ModelProto, plan: Plan, types: Types, examples: Examples, threads: int, folder: Path
-) -> onnx.ModelProto:
-    """Write QuantizeLinear/DequantizeLinear pairs around the planned nodes, with ranges from calibration."""
-    import numpy as np
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
-
+def _serves(examples: Examples, batch: int, proto: onnx.ModelProto) -> bool:
+    """Whether there is a batch of examples; ones that do not fit or are broken are told so."""
+    if not examples.inputs or len(examples) < batch:
+        return False
     check_examples(examples, proto)
-    ranges = activation_ranges(proto, plan.static, examples, folder, threads)
-    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
-    save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), folder / "ranges.json")
-    save_onnx(proto, folder / "float.onnx")
-    quantize_static(
-        str(folder / "float.onnx"),
-        str(folder / "static.onnx"),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(STATIC_OPS),
-        nodes_to_quantize=list(plan.static),
-        per_channel=True,
-        reduce_range=types.reduce_range,
-        activation_type=QuantType.QUInt8 if types.activation == "uint8" else QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        calibration_cache_path=folder / "ranges.json",
-        use_external_data_format=is_large(proto),
-    )
-    return onnx.load(str(folder / "static.onnx"))
+    return True
 
 
-def _dynamic(proto: onnx.ModelProto, plan: Plan, types: Types, folder: Path) -> onnx.ModelProto:
-    """Quantize the weights of the planned nodes, and their activations in every call."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+def _groups(proto: onnx.ModelProto, plan: Plan) -> list[tuple[str, ...]]:
+    """Layers that are decided on together.
 
-    nodes = split_gemms(proto, set(plan.dynamic))
-    save_onnx(proto, folder / "mixed.onnx")
-    quantize_dynamic(
-        str(folder / "mixed.onnx"),
-        str(folder / "dynamic.onnx"),
-        op_types_to_quantize=["LSTM", "MatMul"],
-        nodes_to_quantize=nodes,
-        per_channel=True,
-        reduce_range=types.reduce_range,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=is_large(proto),
-    )
-    return onnx.load(str(folder / "dynamic.onnx"))
-
-
-def _clean(proto: onnx.ModelProto) -> None:
-    """Drop what the tools note down or infer and the operator sets that nothing uses; other runtimes know fewer."""
-    proto.ClearField("metadata_props")
-    proto.graph.ClearField("value_info")
-    proto.producer_name, proto.producer_version = "compressor", ""
-    used = {"", *(node.domain for node in proto.graph.node)}
-    kept = [entry for entry in proto.opset_import if entry.domain in used or proto.functions]
-    del proto.opset_import[:]
-    proto.opset_import.extend(kept)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice and ONNX Runtime's notes on unused weights from the user.
-
-    They are about the intermediate files of this pass (pre-processing, weights that fusing left unused).
+    Static layers: runs of neighbours, since int8 pays by staying in int8. Dynamic ones: by operator and size of the
+    weight, since each stands for itself.
     """
-    import onnxruntime as ort
+    static = [layer for layer in plan.layers if layer not in plan.dynamic]
+    count = min(GROUPS, len(static))
+    ends = [len(static) * index // max(count, 1) for index in range(count + 1)]
+    groups = [tuple(static[a:b]) for a, b in pairwise(ends)]
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
+    kinds: dict[tuple[int, str], list[str]] = {}
+    for node in proto.graph.node:
+        if node.name in plan.dynamic:
+            kinds.setdefault((sizes[node.input[1]], node.op_type), []).append(node.name)
+    dynamic = [tuple(kinds[kind]) for kind in sorted(kinds, reverse=True)]
+    if len(dynamic) > GROUPS:
+        dynamic[GROUPS - 1 :] = [tuple(layer for group in dynamic[GROUPS - 1 :] for layer in group)]
+    return [*groups, *dynamic]
 
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    ort.set_default_logger_severity(3)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        ort.set_default_logger_severity(2)
-        logging.disable(before)
+
+def _names(layers: list[str], most: int = 8) -> str:
+    shown = ", ".join(layers[:most])
+    return shown if len(layers) <= most else f"{shown} and {len(layers) - most} more"

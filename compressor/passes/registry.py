@@ -9,11 +9,23 @@ from typing import Any
 from compressor.errors import MethodError, nearest
 from compressor.passes.base import GraphPass, TorchPass
 
-METHODS = {"int8": "compressor.passes.int8:Int8"}
+METHODS = {
+    "distill": "compressor.passes.distill:Distill",
+    "fp16": "compressor.passes.half:Fp16",
+    "int4": "compressor.passes.int4:Int4",
+    "int8": "compressor.passes.int8:Int8",
+    "int8-dynamic": "compressor.passes.int8:Int8Dynamic",
+    "int8-static": "compressor.passes.int8:Int8Static",
+    "prune": "compressor.passes.prune:Prune",
+    "prune-2:4": "compressor.passes.prune_masks:Prune24",
+    "prune-unstructured": "compressor.passes.prune_masks:PruneUnstructured",
+    "qat": "compressor.passes.qat:Qat",
+    "smoothquant": "compressor.passes.smoothquant:SmoothQuant",
+}
 """Method to the class that does it, ``module:Class``."""
 
 
-ON_TORCH: frozenset[str] = frozenset()
+ON_TORCH: frozenset[str] = frozenset({"distill", "prune", "prune-2:4", "prune-unstructured", "qat"})
 """Methods that turn a torch model into another (TorchPass); all others turn an ONNX file into another (GraphPass)."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ def prepare(source: Path, folder: Path) -> onnx.ModelProto:
     options.optimized_model_filepath = str(folder / "folded.onnx")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.onnx.data")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.disable_prepacking", "1")  # nothing is run, and it doubles the memory
     options.log_severity_level = 3
     ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     onnx.shape_inference.infer_shapes_path(str(folder / "folded.onnx"), str(folder / "prepared.onnx"))
@@ -165,9 +167,84 @@ def split_gemms(proto: onnx.ModelProto, planned: set[str]) -> list[str]:
         nodes.append(helper.make_node("MatMul", [node.input[0], weight], [product], name=node.name))
         if len(node.input) > 2:
             nodes.append(helper.make_node("Add", [product, node.input[2]], node.output, name=f"{node.name}.bias"))
-    used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
-    del proto.graph.node[:], proto.graph.initializer[:]
-    proto.graph.node.extend(nodes)
-    proto.graph.initializer.extend(kept)
+    replace_nodes(proto.graph, nodes)
+    drop_unused(proto.graph)
     return sorted(planned)
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Give a graph new nodes, some of which may be its own.
+
+    Args:
+        graph: Changed in place.
+        nodes: The nodes, in order.
+    """
+    import onnx
+
+    copies = []
+    for node in nodes:
+        copies.append(onnx.NodeProto())
+        copies[-1].CopyFrom(node)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Drop weights that nothing uses any more.
+
+    Args:
+        graph: Changed in place.
+    """
+    used = {value.name for value in graph.output} | {name for node in graph.node for name in inputs_of(node)}
+    # One by one: a list that is emptied and filled again holds every weight twice.
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+
+
+def inputs_of(node: onnx.NodeProto) -> list[str]:
+    """What a node reads, its branches and loop bodies included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            names += [name for inner in graph.node for name in inputs_of(inner)]
+            names += [value.name for value in graph.output]
+    return names
+
+
+def needed_nodes(makers: Mapping[str, onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes that some tensors need, in topological order.
+
+    Args:
+        makers: Tensor to the node that puts it out.
+        outputs: The tensors.
+
+    Returns:
+        The nodes, each once.
+    """
+    order: list[onnx.NodeProto] = []
+    done: set[int] = set()
+    # Depth first without recursion: a deep network has more nodes than Python has stack.
+    pending = [(name, False) for name in reversed(list(outputs))]
+    while pending:
+        name, ready = pending.pop()
+        node = makers.get(name)
+        if node is None or id(node) in done:
+            continue
+        if ready:
+            done.add(id(node))
+            order.append(node)
+            continue
+        pending.append((name, True))
+        pending.extend((inside, False) for inside in reversed(inputs_of(node)) if inside)
+    return order
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put nodes in topological order, as ONNX demands, and drop those that no output needs.
+
+    Args:
+        graph: Changed in place.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    replace_nodes(graph, needed_nodes(makers, [value.name for value in graph.output]))

@@ -437,8 +437,10 @@ class _Line:
             self.job.seed,
             os.cpu_count() or 1,
             cpu_features(),
-            work,
-            teacher if isinstance(teacher, TorchModel) else None,
+            workdir=work,
+            teacher=teacher if isinstance(teacher, TorchModel) else None,
+            batch=self.plan.batch,
+            run_threads=self.job.threads,
         )
 
     def _open_task(self, inputs: tuple[TensorSpec, ...] | None) -> Task:

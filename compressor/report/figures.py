@@ -15,8 +15,8 @@ from compressor.results import Comparison, Delta, Measurement, Report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = {"baseline": BASELINE, "control": FAINT, "candidate": CANDIDATE}
-_MARKERS = {"baseline": "o", "control": "D", "candidate": "s"}
+_COLOURS = {"baseline": BASELINE, "control": FAINT, "stage": CANDIDATE, "candidate": CANDIDATE}
+_MARKERS = {"baseline": "o", "control": "D", "stage": "v", "candidate": "s"}
 _NAME = 24
 _LABELLED = 8
 _ROWS = 40

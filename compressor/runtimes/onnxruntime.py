@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,18 @@ INT8_KERNELS = frozenset({
 })
 """Kernels that multiply in int8 (ONNX Runtime's ``docs/OperatorKernels.md``)."""
 
+NBITS_KERNELS = frozenset({"MatMulBnb4", "MatMulNBits"})
+"""Kernels that unpack weights of few bits as they multiply; the attribute ``bits`` says how many, 4 by default."""
+
 FLOAT_KERNELS = frozenset({
     "Attention", "Conv", "ConvTranspose", "DeformConv", "Einsum", "FusedConv", "FusedGemm", "FusedMatMul", "GRU",
     "Gemm", "LSTM", "MatMul", "MultiHeadAttention", "NhwcFusedConv", "RNN", "TransposeMatMul",
 })
 """Kernels that do a model's arithmetic in the type of their inputs."""
 # fmt: on
+
+_HALVES = {10: "fp16", 16: "bf16"}
+"""ONNX's numbers of the 16-bit float types."""
 
 _TYPES = {
     "tensor(float)": "float32",
@@ -79,26 +85,32 @@ class OnnxRuntimeSession:
         """Count the operators of the graph as ONNX Runtime optimised it for this machine.
 
         Returns:
-            The counts. ``precision`` is ``int8`` when any kernel or any QuantizeLinear in the graph is int8, so that
-            a quantized model in which no kernel ended up in int8 shows 0 of n.
+            The counts. ``precision`` is what the file asks for, whether or not any kernel ended up in it, so that a
+            model that is quantized in vain shows 0 of n; ``int4+int8`` if it asks for both.
 
         Raises:
             RuntimeUnavailableError: ONNX Runtime cannot load the file again.
         """
         graph = _optimised(self._path)
-        by_op = Counter(node.op_type for node in _nodes(graph))
-        low = sum(count for op, count in by_op.items() if op in INT8_KERNELS)
+        nodes = list(_nodes(graph))
+        by_op = Counter(node.op_type for node in nodes)
+        asked = _half_types(self._path)
+        types = _float_types(graph) if asked else {}
+        low: Counter[str] = Counter()
         left: dict[str, str] = {}
-        for index, node in enumerate(_nodes(graph)):
-            if node.op_type in FLOAT_KERNELS:
-                left[_unique(node.name or f"{node.op_type}_{index}", left)] = _why_float(node, graph)
-        quantized = low > 0 or any("QuantizeLinear" in op for op in by_op)
+        for index, node in enumerate(nodes):
+            if precision := _low_precision(node, types):
+                low[precision] += 1
+            elif node.op_type in FLOAT_KERNELS:
+                left[_unique(node.name or f"{node.op_type}_{index}", left)] = _why_float(node, graph, asked)
+        quantized = {"int8"} if any("QuantizeLinear" in op for op in by_op) else set()
+        precisions = sorted({*low, *quantized, *asked})
         return KernelCounts(
-            compute=low + len(left),
-            low_precision=low,
-            precision="int8" if quantized else "fp32",
+            compute=low.total() + len(left),
+            low_precision=low.total(),
+            precision="+".join(precisions) or "fp32",
             by_op=dict(sorted(by_op.items())),
-            left=left if quantized else {},
+            left=left if precisions else {},
         )
 
 
@@ -150,6 +162,43 @@ def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
                 yield from _nodes(attribute.g)
 
 
+def _low_precision(node: onnx.NodeProto, types: Mapping[str, str]) -> str | None:
+    """The precision below float32 in which a compute operator runs, if it does."""
+    if node.op_type in INT8_KERNELS:
+        return "int8"
+    if node.op_type in NBITS_KERNELS:
+        return f"int{next((attribute.i for attribute in node.attribute if attribute.name == 'bits'), 4)}"
+    return types.get(node.input[0]) if node.op_type in FLOAT_KERNELS else None
+
+
+def _half_types(path: Path) -> list[str]:
+    """The 16-bit types that a file has weights of."""
+    import onnx
+
+    proto = onnx.load(str(path), load_external_data=False)
+    return sorted({_HALVES[tensor.data_type] for tensor in proto.graph.initializer if tensor.data_type in _HALVES})
+
+
+def _float_types(graph: onnx.GraphProto) -> dict[str, str]:
+    """Tensors that are 16-bit floats in an optimised graph.
+
+    The graph does not tell the types of what ONNX Runtime's own operators put out. All that compute in 16 bits keep the
+    type of their first input, and a Cast says what it makes.
+    """
+    found = {tensor.name: _HALVES[tensor.data_type] for tensor in graph.initializer if tensor.data_type in _HALVES}
+    for value in graph.input:
+        if kind := _HALVES.get(value.type.tensor_type.elem_type):
+            found[value.name] = kind
+    for node in graph.node:
+        if node.op_type == "Cast":
+            kind = _HALVES.get(next(attribute.i for attribute in node.attribute if attribute.name == "to"))
+        else:
+            kind = found.get(node.input[0]) if node.input else None
+        if kind:
+            found.update((name, kind) for name in node.output)
+    return found
+
+
 def _unique(name: str, taken: dict[str, str]) -> str:
     count = 2
     candidate = name
@@ -159,8 +208,10 @@ def _unique(name: str, taken: dict[str, str]) -> str:
     return candidate
 
 
-def _why_float(node: onnx.NodeProto, graph: onnx.GraphProto) -> str:
-    """Say what is known of why a compute operator has no int8 kernel."""
+def _why_float(node: onnx.NodeProto, graph: onnx.GraphProto, asked: list[str]) -> str:
+    """Say what is known of why a compute operator has no kernel of low precision."""
+    if asked:
+        return f"ONNX Runtime has no {asked[0]} kernel for it here and casts to float32"
     producers = {name: maker.op_type for maker in graph.node for name in maker.output}
     fed = {producers.get(name, "") for name in node.input}
     constants = {tensor.name for tensor in graph.initializer}

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from compressor.compare import SIZE, break_even, compare
-from compressor.results import Comparison, Control, Delta, Measurement, Quantity, Report, Score, ScoreDelta
+from compressor.results import (
+    BenchRecord,
+    Comparison,
+    Control,
+    Delta,
+    Measurement,
+    Quantity,
+    Report,
+    Score,
+    ScoreDelta,
+)
 
 Disagreement = tuple[str, str]
 _TOLERANCE = 1e-6
@@ -22,18 +32,14 @@ def disagreements(report: Report) -> Iterator[Disagreement]:
     Yields:
         The key, and what is wrong with it.
     """
-    arms: dict[str, Measurement] = {}
-    for i, measurement in enumerate(report.measurements):
-        if measurement.arm in arms:
-            yield f"measurements[{i}].arm", f"names {measurement.arm!r}, as another arm does"
-        arms[measurement.arm] = measurement
-        yield from _measurement(measurement, f"measurements[{i}]")
-    yield from _names(report, arms)
-    for i, control in enumerate(report.control):
-        yield from _control(control, f"control[{i}]")
-    for i, comparison in enumerate(report.comparisons):
-        baseline, candidate = arms[comparison.baseline], arms[comparison.candidate]
-        yield from _comparison(comparison, baseline, candidate, f"comparisons[{i}]")
+    arms = {measurement.arm: measurement for measurement in report.measurements}
+    yield from _side_by_side(report.measurements, report.control, report.comparisons, "")
+    for key, name in (
+        *((f"break_even[{i}].baseline", b.baseline) for i, b in enumerate(report.break_even)),
+        *((f"parity.{name}", name) for name in report.parity),
+    ):
+        if name not in arms:
+            yield key, _stranger(name)
     yield from _break_even(report, arms)
     for i, stage in enumerate(report.stages):
         for name, joules in (("elapsed_s", stage.elapsed_s), ("cpu_s", stage.cpu_s), *stage.energy_j.items()):
@@ -41,17 +47,45 @@ def disagreements(report: Report) -> Iterator[Disagreement]:
                 yield f"stages[{i}].{name}", f"is {joules}, less than nothing"
 
 
-def _names(report: Report, arms: dict[str, Measurement]) -> Iterator[Disagreement]:
-    named = [
-        *((f"comparisons[{i}].baseline", c.baseline) for i, c in enumerate(report.comparisons)),
-        *((f"comparisons[{i}].candidate", c.candidate) for i, c in enumerate(report.comparisons)),
-        *((f"control[{i}].arm", c.arm) for i, c in enumerate(report.control)),
-        *((f"break_even[{i}].baseline", b.baseline) for i, b in enumerate(report.break_even)),
-        *((f"parity.{name}", name) for name in report.parity),
-    ]
-    for key, name in named:
+def bench_disagreements(record: BenchRecord) -> Iterator[Disagreement]:
+    """Find what in the record of a benchmark contradicts the rest of it.
+
+    Args:
+        record: The record, with all types as they should be.
+
+    Yields:
+        The key, and what is wrong with it.
+    """
+    for i, run in enumerate(record.runs):
+        yield from _side_by_side(run.measurements, run.control, run.comparisons, f"runs[{i}].")
+
+
+def _side_by_side(
+    measurements: Sequence[Measurement], controls: Sequence[Control], comparisons: Sequence[Comparison], key: str
+) -> Iterator[Disagreement]:
+    """One benchmark: its arms, controls and comparisons."""
+    arms: dict[str, Measurement] = {}
+    for i, measurement in enumerate(measurements):
+        if measurement.arm in arms:
+            yield f"{key}measurements[{i}].arm", f"names {measurement.arm!r}, as another arm does"
+        arms[measurement.arm] = measurement
+        yield from _measurement(measurement, f"{key}measurements[{i}]")
+    for where, name in (
+        *((f"{key}comparisons[{i}].baseline", c.baseline) for i, c in enumerate(comparisons)),
+        *((f"{key}comparisons[{i}].candidate", c.candidate) for i, c in enumerate(comparisons)),
+        *((f"{key}control[{i}].arm", c.arm) for i, c in enumerate(controls)),
+    ):
         if name not in arms:
-            yield key, f"names the arm {name!r}, which was not measured"
+            yield where, _stranger(name)
+    for i, control in enumerate(controls):
+        yield from _control(control, f"{key}control[{i}]")
+    for i, comparison in enumerate(comparisons):
+        baseline, candidate = arms[comparison.baseline], arms[comparison.candidate]
+        yield from _comparison(comparison, baseline, candidate, f"{key}comparisons[{i}]")
+
+
+def _stranger(name: str) -> str:
+    return f"names the arm {name!r}, which was not measured"
 
 
 def _measurement(measurement: Measurement, key: str) -> Iterator[Disagreement]:

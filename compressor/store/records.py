@@ -1,18 +1,17 @@
-"""``report.json``: written in one form, and read back only if it is whole, known and agrees with itself."""
+"""``report.json`` and what ``bench`` saves: one form, read back only if whole, known and in agreement with itself."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compressor.errors import OutputError
-from compressor.results import SCHEMA, Report
-from compressor.store.agreement import disagreements
+from compressor.results import SCHEMA, BenchRecord, Report
+from compressor.store.agreement import Disagreement, bench_disagreements, disagreements
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -20,11 +19,17 @@ if TYPE_CHECKING:
 UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From a version of the record to a function that turns its JSON into the next version's."""
 
+BENCH_UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""The same for the record of a benchmark."""
+
 _INDENT = "  "
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+Record = TypeVar("Record", Report, BenchRecord)
 
 
-def dump_report(report: Report) -> str:
-    """Write a report as JSON.
+def dump_report(report: Report | BenchRecord) -> str:
+    """Write a report, or the record of a benchmark, as JSON.
 
     Args:
         report: The record.
@@ -51,31 +56,55 @@ def load_report(path: Path) -> Report:
         OutputError: The file is missing or cut off, was written by a newer version, has a wrong type or an unknown key,
             or holds numbers that do not follow from its trials.
     """
-    raw = _upgrade(_parse(path), path)
-    report = _validate(raw, path)
-    written = _plain(report, "report")
+    return _believed(_upgrade(_parse(path), path, UPGRADERS), path, Report, disagreements)
+
+
+def load_measured(path: Path) -> Report | BenchRecord:
+    """Read either a report or the record of a benchmark, as strictly.
+
+    Args:
+        path: A ``report.json``, or what ``compress bench --out`` wrote.
+
+    Returns:
+        The record, upgraded to this version.
+
+    Raises:
+        OutputError: As :func:`load_report`.
+    """
+    raw = _parse(path)
+    if "runs" not in raw:
+        return _believed(_upgrade(raw, path, UPGRADERS), path, Report, disagreements)
+    return _believed(_upgrade(raw, path, BENCH_UPGRADERS), path, BenchRecord, bench_disagreements)
+
+
+def _believed(
+    raw: dict[str, Any], path: Path, kind: type[Record], check: Callable[[Record], Iterator[Disagreement]]
+) -> Record:
+    record = _validate(raw, path, kind)
+    written = _plain(record, "report")
     if unknown := next(_unknown(raw, written, ""), None):
         raise OutputError(f"unknown key {unknown}", where=path, mend="it was not written by this program")
-    if found := next(disagreements(report), None):
+    if found := next(check(record), None):
         key, what = found
         raise OutputError(f"disagrees with itself: {key} {what}", where=path, mend="it was edited; run again")
-    return report
+    return record
 
 
-def report_schema() -> dict[str, Any]:
-    """JSON Schema of ``report.json`` (draft 2020-12), unknown keys forbidden."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter().json_schema()}
+def report_schema(kind: type[Report] | type[BenchRecord] = Report) -> dict[str, Any]:
+    """JSON Schema of a record (draft 2020-12), unknown keys forbidden."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter(kind).json_schema()}
     for definition in (schema, *schema.get("$defs", {}).values()):
         if "properties" in definition:
             definition["additionalProperties"] = False
     return schema
 
 
-@functools.cache
-def _adapter() -> TypeAdapter[Report]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Report)
+    if kind not in _ADAPTERS:  # making one takes a while
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def _plain(value: Any, key: str) -> Any:
@@ -144,7 +173,9 @@ def _parse(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _upgrade(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+def _upgrade(
+    raw: dict[str, Any], path: Path, upgraders: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
+) -> dict[str, Any]:
     version = raw["schema"]
     if version > SCHEMA:
         raise OutputError(
@@ -153,18 +184,19 @@ def _upgrade(raw: dict[str, Any], path: Path) -> dict[str, Any]:
             mend="upgrade",
         )
     while version < SCHEMA:
-        if version not in UPGRADERS:
+        if version not in upgraders:
             raise OutputError(f"unknown record version {version}", where=path)
-        raw = UPGRADERS[version](raw)
+        raw = upgraders[version](raw)
         version += 1
     return raw
 
 
-def _validate(raw: dict[str, Any], path: Path) -> Report:
+def _validate(raw: dict[str, Any], path: Path, kind: type[Record]) -> Record:
     from pydantic import ValidationError
 
     try:
-        return _adapter().validate_json(json.dumps(raw), strict=True)
+        record: Record = _adapter(kind).validate_json(json.dumps(raw), strict=True)
+        return record
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
@@ -183,3 +215,16 @@ def _unknown(raw: Any, known: Any, key: str) -> Iterator[str]:
     elif isinstance(raw, list) and isinstance(known, list):
         for i, (one, other) in enumerate(zip(raw, known, strict=True)):
             yield from _unknown(one, other, f"{key}[{i}]")
+
+
+def main() -> None:
+    """Write the published JSON Schemas anew: ``python -m compressor.store.records``."""
+    from compressor.store.runfolder import write_beside
+
+    folder = Path(__file__).parents[1] / "schemas"
+    for name, kind in (("report", Report), ("bench", BenchRecord)):
+        write_beside(folder / f"{name}.schema.json", json.dumps(report_schema(kind), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

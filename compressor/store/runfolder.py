@@ -172,6 +172,23 @@ def write_beside(path: Path, text: str) -> None:
         raise _output_error(error, path) from error
 
 
+def require_place(path: Path) -> None:
+    """See to it that a file can be written there, before minutes are spent on what goes into it.
+
+    Args:
+        path: The file; it need not exist.
+
+    Raises:
+        OutputError: It is a folder, or its own folder is missing or may not be written.
+    """
+    if path.is_dir():
+        raise OutputError("is a folder", where=path, mend="name a file")
+    if not path.parent.is_dir():
+        raise OutputError("its folder does not exist", where=path, mend=f"make the folder {path.parent} first")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError("its folder may not be written", where=path, mend="name another place")
+
+
 def _found_marks(partial: Path, fingerprint: str, overwrite: bool) -> dict[str, Any]:
     """Marks of an unfinished run that may be taken up; empties the folder if it may not."""
     found: dict[str, Any] = {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,8 +164,132 @@ def test_windows_last_a_hundred_periods_of_the_slowest_counter(
     monkeypatch.setattr(
         runner._RunningArm, "warm_up", lambda self, limit, window: (asked.append(window), real(self, limit, window))[1]
     )
-    run_benchmark(arms, inputs, plan, meters=["mock"])
+    told: list[float] = []
+    result = run_benchmark(arms, inputs, plan, meters=["mock"], on_progress=lambda _, total, __: told.append(total))
     assert asked == [pytest.approx(0.2)] * 6
+    # The record and the warning say so, and the time left is that of the longer windows.
+    assert {m.plan.window_s for m in result.measurements} == {0.2}
+    assert result.warnings[0] == (
+        "Windows lasted 0.2 s instead of 0.05 s: mock moves every 0.002 s, and a window needs 100 of its periods."
+    )
+    assert told[-1] - told[0] == pytest.approx(plan.blocks * len(arms) * 2 * (0.2 - 0.05))
+
+
+class EventMeter:
+    """A mock counter that only moves by what happens: so much for a load, a warm-up, a call window."""
+
+    def __init__(self) -> None:
+        self.info = MeterInfo("mock", ("all",), "measured", "machine", 0.0, 1e-6, "a mock")
+        self.joules, self.epoch = 0.0, 0
+
+    def read(self) -> Reading:
+        return Reading(0.0, {"all": self.joules}, self.epoch)
+
+    def close(self) -> None: ...
+
+
+def count_events(monkeypatch: pytest.MonkeyPatch, meter: EventMeter, costs: dict[str, float]) -> None:
+    """Add each event's joules to the meter: loading, warming up, and every run of a window."""
+
+    def costing(name: str) -> Any:
+        real = getattr(runner._RunningArm, name)
+
+        def with_cost(self: Any, *arguments: Any) -> Any:
+            found = real(self, *arguments)
+            meter.joules += costs[name]
+            return found
+
+        return with_cost
+
+    for name in ("watch", "warm_up"):
+        monkeypatch.setattr(runner._RunningArm, name, costing(name))
+    ask = runner.WorkerProcess.ask
+
+    def asked(self: Any, do: str, **arguments: Any) -> Any:
+        meter.joules += costs["run"] if do == "run" else costs["other"]
+        return ask(self, do, **arguments)
+
+    monkeypatch.setattr(runner.WorkerProcess, "ask", asked)
+
+
+def test_windows_never_include_load_or_warm_up(
+    arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = EventMeter()
+    monkeypatch.setattr(runner, "open_meter", lambda *_: meter)
+    count_events(monkeypatch, meter, {"watch": 1e6, "warm_up": 1e5, "other": 1e4, "run": 1.0})
+    result = run_benchmark(arms, inputs, plan, meters=["mock"])
+    # Two windows of one run each; the loads and warm-ups of every block are many times that and in none of them.
+    assert [trial.energy_j for m in result.measurements for trial in m.trials] == [{"mock/all": 2.0}] * 6
+    assert meter.joules > 6 * 1e6
+
+
+def test_lost_count_discards_the_block_and_the_run_goes_on(
+    arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mock whose epoch rises in the middle of a window of the second block, as after a wrap that was missed."""
+    meter = EventMeter()
+    monkeypatch.setattr(runner, "open_meter", lambda *_: meter)
+    count_events(monkeypatch, meter, {"watch": 0.0, "warm_up": 0.0, "other": 0.0, "run": 1.0})
+    real, windows = runner.WorkerProcess.ask, itertools.count()
+    in_window = False
+
+    def asked(self: Any, do: str, **arguments: Any) -> Any:
+        if do == "run" and in_window and next(windows) == 5:
+            meter.epoch += 1
+        return real(self, do, **arguments)
+
+    window = runner._RunningArm.window
+
+    def watched(self: Any, *arguments: Any) -> Any:
+        nonlocal in_window
+        in_window = True
+        try:
+            return window(self, *arguments)
+        finally:
+            in_window = False
+
+    monkeypatch.setattr(runner.WorkerProcess, "ask", asked)
+    monkeypatch.setattr(runner._RunningArm, "window", watched)
+    result = run_benchmark(arms, inputs, plan, meters=["mock"])
+    (rejected,) = [r for m in result.measurements for r in m.rejected]
+    assert (rejected.block, rejected.cause) == (1, "mock: lost count between two readings")
+    assert [[trial.block for trial in m.trials] for m in result.measurements] == [[0, 1, 2]] * 2
+    assert all(trial.energy_j == {"mock/all": 2.0} for m in result.measurements for trial in m.trials)
+
+
+def test_gpu_lost_in_mid_run_ends_it_with_the_finished_blocks(
+    arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is here: the real ``nvml`` meter over a mock driver whose GPU falls off the bus in the second block."""
+    from meters.test_nvml import FakeNvml, Gpu
+
+    class Driver(FakeNvml):
+        """The mock on this machine's clock, which the benchmark's windows run by."""
+
+        @property
+        def now(self) -> float:
+            return time.monotonic()
+
+        @now.setter
+        def now(self, _: float) -> None: ...
+
+    gpu = Gpu(tick_s=1e-4)
+    monkeypatch.setitem(sys.modules, "pynvml", Driver(gpu))
+    real, windows = runner._RunningArm.window, itertools.count()
+
+    def window(self: Any, *arguments: Any) -> Any:
+        if next(windows) == 5:
+            gpu.error = FakeNvml.NVML_ERROR_GPU_IS_LOST
+        return real(self, *arguments)
+
+    monkeypatch.setattr(runner._RunningArm, "window", window)
+    result = run_benchmark(arms, inputs, plan, meters=["nvml"])
+    causes = {r.cause for m in result.measurements for r in m.rejected}
+    assert causes == {"nvml/gpu-0: the GPU is lost: it fell off the bus; restart the machine; dmesg (Xid) says why"}
+    assert [[trial.block for trial in m.trials] for m in result.measurements] == [[0], [0]]
+    assert all(trial.energy_j["nvml/gpu-0"] > 0 for m in result.measurements for trial in m.trials)
+    assert result.warnings[0] == "Only 1 of 3 blocks were finished (4 were discarded)."
 
 
 def test_interrupt_keeps_the_finished_blocks(

@@ -6,10 +6,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from chains import save_chain
 
 from compressor.errors import MethodError
 from compressor.model.base import Arrays
-from compressor.passes.calibration import BATCH, activation_ranges, check_examples
+from compressor.passes.calibration import (
+    BATCH,
+    Calibration,
+    activation_ranges,
+    channel_maxima,
+    channel_means,
+    check_examples,
+)
 from compressor.task.base import Examples
 
 
@@ -31,11 +39,59 @@ def test_ranges_are_those_of_all_examples(chain: Path, tmp_path: Path) -> None:
     assert found["a0"] == pytest.approx((0, product.max()), rel=1e-5)
 
 
-def test_memory_does_not_grow_with_the_examples(chain: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_rare_large_values_are_cut(chain: Path, tmp_path: Path, method: Calibration) -> None:
+    x = np.random.default_rng(0).standard_normal((40 * BATCH + 5, 64)).astype(np.float32)
+    x[7, 3] = 100
+    proto = relu_chain(chain)
+    whole = activation_ranges(proto, ["matmul_0"], Examples((x,), None), tmp_path, 1)
+    cut = activation_ranges(proto, ["matmul_0"], Examples((x,), None), tmp_path, 1, method=method, percentile=99.9)
+    assert whole["x"][1] == 100
+    assert 2 < cut["x"][1] < 10
+    assert -10 < cut["x"][0] < -2
+    assert whole["m0"][0] <= cut["m0"][0] < 0 < cut["m0"][1] < whole["m0"][1]
+    if method == "percentile":
+        assert cut["x"][1] == pytest.approx(np.quantile(x, 0.9995), abs=0.1)
+
+
+def test_fixed_batch_is_calibrated_too(tmp_path: Path) -> None:
+    save_chain(tmp_path / "c.onnx")
+    proto = relu_chain(tmp_path / "c.onnx")
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    x = np.random.default_rng(0).standard_normal((10, 64)).astype(np.float32)
+    free = activation_ranges(relu_chain(tmp_path / "c.onnx"), ["matmul_0"], Examples((x,), None), tmp_path, 1)
+    fixed = activation_ranges(
+        proto, ["matmul_0"], Examples((x,), None), tmp_path, 1, method="percentile", percentile=100
+    )
+    assert fixed["x"] == pytest.approx(free["x"], rel=1e-6)
+    assert fixed["m0"] == pytest.approx(free["m0"], rel=1e-5)
+
+
+@pytest.mark.parametrize("opset", [13, 20])
+def test_maxima_and_means_are_those_of_each_channel(tmp_path: Path, opset: int) -> None:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Neg", ["x"], ["y"], name="neg")],
+        "g",
+        [value("x", 1, ["n", 3, 5])],
+        [value("y", 1, ["n", 3, 5])],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    x = np.random.default_rng(0).standard_normal((BATCH + 3, 3, 5)).astype(np.float32)
+    examples = Examples((x,), None)
+    largest = channel_maxima(proto, {"y": 5}, examples, tmp_path, 1)["y"]
+    np.testing.assert_allclose(largest, np.abs(x).max(axis=(0, 1)))
+    means = channel_means(proto, {"y": 3}, examples, tmp_path, 1)["y"]
+    np.testing.assert_allclose(means, -x.astype(np.float64).mean(axis=(0, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_memory_does_not_grow_with_the_examples(chain: Path, tmp_path: Path, method: Calibration) -> None:
     def peak(count: int) -> int:
         x = np.random.default_rng(0).standard_normal((count, 64)).astype(np.float32)
         tracemalloc.start()
-        activation_ranges(relu_chain(chain), ["matmul_0", "matmul_1"], Examples((x,), None), tmp_path, 1)
+        nodes = ["matmul_0", "matmul_1"]
+        activation_ranges(relu_chain(chain), nodes, Examples((x,), None), tmp_path, 1, method=method)
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used

@@ -13,12 +13,18 @@ from onnx import TensorProto, helper
 from compressor import onnx_file
 from compressor.errors import MethodError
 from compressor.model.base import Arrays
+from compressor.passes import int8
 from compressor.passes.base import Context
-from compressor.passes.int8 import Int8
+from compressor.passes.calibration import Calibration
+from compressor.passes.int8 import Int8, Int8Dynamic, Int8Static
+from compressor.passes.payoff import Stopwatch
 from compressor.runtimes.registry import open_session
 
 Zoo = Callable[..., tuple[Path, Arrays]]
 OnVnni = Callable[[Arrays], Context]
+
+# What the architecture alone decides is the same on every machine and however busy it is.
+BY_RULE = Int8(by_rule=True)
 
 STATIC = "Static int8 (ranges from calibration)"
 
@@ -41,7 +47,7 @@ def test_right_kind_of_int8_for_each_architecture(zoo: Zoo, vnni: OnVnni, tmp_pa
     source, inputs = zoo(name)
     before = hashlib.sha256(source.read_bytes()).hexdigest()
     target = tmp_path / "int8.onnx"
-    step = Int8().apply(source, target, vnni(inputs))
+    step = BY_RULE.apply(source, target, vnni(inputs))
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before
     assert [x.name for x in tmp_path.iterdir()] == ["int8.onnx"]
 
@@ -62,16 +68,16 @@ def test_right_kind_of_int8_for_each_architecture(zoo: Zoo, vnni: OnVnni, tmp_pa
 
 def test_notes_say_what_was_done_and_what_was_left(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
     source, inputs = zoo("patches")
-    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    step = BY_RULE.apply(source, tmp_path / "a.onnx", vnni(inputs))
     assert step.notes[0] == f"{STATIC}: 1 Conv."
     assert step.notes[1].startswith("Dynamic int8 (ranges found in every call, over the whole batch): ")
     assert step.settings["calibration"] == "minimum and maximum"
     source, inputs = zoo("separable")
     assert any(
-        "1 Sigmoid (of SiLU, mostly)" in x for x in Int8().apply(source, tmp_path / "c.onnx", vnni(inputs)).notes
+        "1 Sigmoid (of SiLU, mostly)" in x for x in BY_RULE.apply(source, tmp_path / "c.onnx", vnni(inputs)).notes
     )
     source, inputs = zoo("gru")
-    step = Int8().apply(source, tmp_path / "b.onnx", vnni(inputs))
+    step = BY_RULE.apply(source, tmp_path / "b.onnx", vnni(inputs))
     assert "Left in fp32, for lack of an int8 kernel: 1 GRU." in step.notes
     assert step.settings["calibration"] == "none"
 
@@ -79,7 +85,7 @@ def test_notes_say_what_was_done_and_what_was_left(zoo: Zoo, vnni: OnVnni, tmp_p
 def test_layer_used_twice_computes_the_same(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
     # ONNX Runtime's own quantizer transposes the shared weight twice.
     source, inputs = zoo("shared")
-    Int8(mode="dynamic").apply(source, tmp_path / "a.onnx", vnni(inputs))
+    Int8Dynamic().apply(source, tmp_path / "a.onnx", vnni(inputs))
     expected = open_session(source).predict(inputs)
     got = open_session(tmp_path / "a.onnx").predict(inputs)
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.02
@@ -89,18 +95,18 @@ def test_layer_used_twice_computes_the_same(zoo: Zoo, vnni: OnVnni, tmp_path: Pa
 def test_same_input_gives_the_same_file(zoo: Zoo, vnni: OnVnni, tmp_path: Path, name: str) -> None:
     source, inputs = zoo(name)
     for file in ("a.onnx", "b.onnx"):
-        Int8().apply(source, tmp_path / file, vnni(inputs))
+        BY_RULE.apply(source, tmp_path / file, vnni(inputs))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_forced_modes(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
     source, inputs = zoo("residual")
-    Int8(mode="dynamic").apply(source, tmp_path / "dynamic.onnx", vnni(inputs))
+    Int8Dynamic().apply(source, tmp_path / "dynamic.onnx", vnni(inputs))
     found = open_session(tmp_path / "dynamic.onnx").kernels()
     assert (found.low_precision, found.compute) == (1, 6)
     assert set(found.left.values()) == {"not quantized in the file"}
     source, inputs = zoo("mlp")
-    Int8(mode="static").apply(source, tmp_path / "static.onnx", vnni(inputs))
+    Int8Static().apply(source, tmp_path / "static.onnx", vnni(inputs))
     assert open_session(tmp_path / "static.onnx").kernels().by_op["QGemm"] == 2
 
 
@@ -109,9 +115,9 @@ def test_weights_too_big_for_one_file(
     zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     source, inputs = zoo(name)
-    Int8().apply(source, tmp_path / "whole.onnx", vnni(inputs))
+    BY_RULE.apply(source, tmp_path / "whole.onnx", vnni(inputs))
     monkeypatch.setattr(onnx_file, "INLINE_LIMIT_BYTES", 1000)
-    Int8().apply(source, tmp_path / "split.onnx", vnni(inputs))
+    BY_RULE.apply(source, tmp_path / "split.onnx", vnni(inputs))
     assert sorted(x.name for x in tmp_path.iterdir()) == ["split.onnx", "split.onnx.data", "whole.onnx"]
     whole, split = (open_session(tmp_path / f"{kind}.onnx") for kind in ("whole", "split"))
     np.testing.assert_array_equal(whole.predict(inputs), split.predict(inputs))
@@ -121,7 +127,7 @@ def test_weights_too_big_for_one_file(
 def test_fixed_batch_stays_fixed(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
     source, inputs = zoo("residual", fixed=True)
     odd = tuple(x[:31] for x in inputs)  # does not divide by the batch of 2
-    Int8().apply(source, tmp_path / "a.onnx", vnni(odd))
+    BY_RULE.apply(source, tmp_path / "a.onnx", vnni(odd))
     session = open_session(tmp_path / "a.onnx")
     assert session.inputs[0].shape[0] == 2
     expected, got = open_session(source).predict(odd), session.predict(odd)
@@ -152,7 +158,7 @@ def test_types_follow_the_cpu(
 ) -> None:
     source, inputs = zoo("one-dimensional")
     context = replace(vnni(inputs), cpu_features=features)
-    step = Int8().apply(source, tmp_path / "a.onnx", context)
+    step = BY_RULE.apply(source, tmp_path / "a.onnx", context)
     assert (step.settings["activations"], step.settings["reduce_range"]) == (activations, reduce_range)
     proto = onnx.load(tmp_path / "a.onnx")
     by_name = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
@@ -169,11 +175,11 @@ def test_types_follow_the_cpu(
     assert all(shape in ((16,), (4,)) for shape in per_channel)
 
 
-def refused(source: Path, target: Path, context: Context, method: Int8 | None = None) -> str:
+def refused(source: Path, target: Path, context: Context, method: Int8 | Int8Static | Int8Dynamic | None = None) -> str:
     """The message; also that nothing is left behind."""
     before = sorted(target.parent.iterdir())
     with pytest.raises(MethodError) as caught:
-        (method or Int8()).apply(source, target, context)
+        (method or BY_RULE).apply(source, target, context)
     assert sorted(target.parent.iterdir()) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -182,7 +188,7 @@ def refused(source: Path, target: Path, context: Context, method: Int8 | None = 
 def test_quantized_model_is_refused(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
     source, inputs = zoo("mlp")
     first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
-    Int8(mode="static").apply(source, first, vnni(inputs))
+    Int8Static().apply(source, first, vnni(inputs))
     node = next(x for x in onnx.load(first).graph.node if "QuantizeLinear" in x.op_type or "Dequant" in x.op_type)
     assert refused(first, second, vnni(inputs)) == (
         f"{first}: the model is quantized already: it holds {node.op_type} '{node.name}'; give the original model"
@@ -221,3 +227,154 @@ def test_what_is_no_onnx_file_is_refused(vnni: OnVnni, tmp_path: Path) -> None:
     assert refused(source, tmp_path / "a.onnx", vnni((np.ones((1, 1), np.float32),))).startswith(
         f"{source}: ONNX Runtime's quantizer gave up: "
     )
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, ratio: Callable[[int, int], float]) -> None:
+    """A made-up CPU instead of a stopwatch: from the int8 layers of two files, as bits, to the ratio of their times."""
+
+    def layers(path: Path) -> int:
+        return int(path.stem.partition("-")[2], 16) if path.stem.startswith("variant-") else 0
+
+    def heat(self: Stopwatch, first: Path, second: Path) -> float:
+        assert first.exists()
+        assert second.exists()
+        return ratio(layers(first), layers(second))
+
+    monkeypatch.setattr(Stopwatch, "heat", heat)
+
+
+def test_where_nothing_pays_fp32_is_kept(
+    zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch, lambda first, second: (10 + second.bit_count()) / (10 + first.bit_count()))
+    source, inputs = zoo("residual")
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    assert step.notes == (
+        "int8 does not pay anywhere on this CPU: kept fp32.",
+        "The whole model in int8 took 1.60 times as long as in fp32; it must save 5% of the time.",
+    )
+    assert (step.settings["kept_fp32"], step.settings["measured"]) == (True, True)
+    found = open_session(tmp_path / "a.onnx").kernels()
+    assert (found.low_precision, found.precision) == (0, "fp32")
+    assert np.array_equal(open_session(source).predict(inputs), open_session(tmp_path / "a.onnx").predict(inputs))
+    assert [row.kept for row in step.sensitivity] == [False] * 6
+    assert step.sensitivity[0].time_ratio == pytest.approx(1.1)
+    assert [x.name for x in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_where_everything_pays_everything_is_int8(
+    zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch, lambda first, second: (10 - second.bit_count()) / (10 - first.bit_count()))
+    source, inputs = zoo("residual")
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    BY_RULE.apply(source, tmp_path / "b.onnx", vnni(inputs))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert "Timed on this CPU: 0.40 times fp32's time." in step.notes
+    assert (step.settings["kept_fp32"], step.settings["fp32_layers"]) == (False, None)
+    assert all(row.kept and row.time_ratio is not None and row.time_ratio < 1 for row in step.sensitivity)
+
+
+def test_layers_that_do_not_pay_stay_fp32(
+    zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cost(bits: int) -> int:  # the second layer is slower in int8, the other five are faster
+        return 20 - 2 * bits.bit_count() + (5 if bits & 0b10 else 0)
+
+    clock(monkeypatch, lambda first, second: cost(second) / cost(first))
+    source, inputs = zoo("residual")
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    left = [row.layer for row in step.sensitivity if not row.kept]
+    assert left == [step.sensitivity[1].layer]
+    assert step.settings["fp32_layers"] == left[0]
+    assert f"Left in fp32, for not being faster in int8 here: {left[0]}." in step.notes
+    assert "Timed on this CPU: 0.50 times fp32's time." in step.notes
+    found = open_session(tmp_path / "a.onnx").kernels()
+    assert (found.low_precision, found.compute) == (5, 6)
+
+
+def test_timing_really_runs(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("patches")
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    assert step.settings["measured"] is True
+    assert {row.layer for row in step.sensitivity} > set()
+    assert all(row.time_ratio is not None and 0.01 < row.time_ratio < 100 for row in step.sensitivity)
+    found = open_session(tmp_path / "a.onnx").kernels()
+    assert found.low_precision == sum(row.kept for row in step.sensitivity)
+
+
+def test_layers_that_harm_stay_fp32(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("residual")
+    rows = Int8Static(max_error=1000.0).apply(source, tmp_path / "a.onnx", vnni(inputs)).sensitivity
+    assert [row.op for row in rows] == ["Conv"] * 5 + ["Gemm"]
+    errors = sorted(row.error for row in rows if row.error is not None)
+    assert len(errors) == 6
+    assert all(0 < error < 0.1 for error in errors)
+    limit = (errors[3] + errors[4]) / 2
+    step = Int8Static(max_error=limit).apply(source, tmp_path / "b.onnx", vnni(inputs))
+    harmful = [row.layer for row in rows if row.error is not None and row.error > limit]
+    assert [row.layer for row in step.sensitivity if not row.kept] == harmful
+    assert step.settings["fp32_layers"] == ",".join(harmful)
+    assert f"Left in fp32, for moving the output by more than {limit:g}: {', '.join(harmful)}." in step.notes
+    found = open_session(tmp_path / "b.onnx").kernels()
+    assert (found.low_precision, found.compute) == (4, 6)
+
+    def error(name: str) -> float:
+        expected, got = open_session(source).predict(inputs), open_session(tmp_path / name).predict(inputs)
+        return float(np.linalg.norm(got - expected))
+
+    assert error("b.onnx") < error("a.onnx")
+
+
+def test_max_error_that_no_layer_meets(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("residual")
+    message = refused(source, tmp_path / "a.onnx", vnni(inputs), Int8Static(max_error=1e-9))
+    assert message.startswith(
+        "int8-static: every layer alone moves the output by more than max_error 1e-09; the least is "
+    )
+
+
+@pytest.mark.parametrize("calibration", ["percentile", "entropy"])
+def test_calibration_that_cuts_outliers_helps_against_them(
+    zoo: Zoo, vnni: OnVnni, tmp_path: Path, calibration: Calibration
+) -> None:
+    source, inputs = zoo("residual")
+    spoilt = inputs[0].copy()
+    spoilt[0, 0, 0, 0] = 300  # one broken pixel among 27 648
+    errors = []
+    for index, method in enumerate((Int8Static(), Int8Static(calibration, 99.9))):
+        step = method.apply(source, tmp_path / f"{index}.onnx", vnni((spoilt,)))
+        expected, got = (open_session(x).predict(inputs) for x in (source, tmp_path / f"{index}.onnx"))
+        errors.append(float(np.linalg.norm(got - expected)))
+    assert errors[1] < errors[0] / 2
+    assert step.settings["calibration"] == {"percentile": "percentile 99.9", "entropy": "entropy"}[calibration]
+
+
+def test_one_scale_per_layer(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("residual")
+    step = Int8Static(per_channel=False).apply(source, tmp_path / "a.onnx", vnni(inputs))
+    assert step.settings["weights"] == "int8 per tensor"
+    proto = onnx.load(tmp_path / "a.onnx")
+    scales = [x for x in proto.graph.initializer if x.name.endswith("weight_scale")]
+    assert scales
+    assert all(not x.dims or list(x.dims) == [1] for x in scales)
+
+
+def test_without_examples_dynamic_int8_goes_by_rule(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
+    source, inputs = zoo("mlp")
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni((inputs[0][:0],)))
+    assert "Chosen by rule: there are no calibration examples to time it on." in step.notes
+    assert step.settings["measured"] is False
+    assert step.sensitivity == ()
+    message = refused(source, tmp_path / "b.onnx", vnni((inputs[0][:0],)), Int8(by_rule=True, max_error=0.1))
+    assert message == (
+        "int8: there are no calibration examples to measure max_error on; give data, with some left for calibration"
+    )
+
+
+def test_big_models_go_by_rule(zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "TIMED_BYTES", 2**10)
+    source, inputs = zoo("residual")
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    assert "Chosen by rule: more than 0 MiB of weights are not timed." in step.notes
+    assert step.settings["measured"] is False

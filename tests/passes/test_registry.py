@@ -26,12 +26,36 @@ def test_every_method_can_be_made() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("int9", {}, "no method 'int9'; did you mean 'int8'? known: int8"),
-        ("int8", {"mod": "auto"}, "int8: has no setting 'mod'; did you mean 'mode'? known: mode"),
-        ("int8", {"mode": "statik"}, "int8: has no mode 'statik'; did you mean 'static'? known: auto, dynamic, static"),
+        ("int9", {}, f"no method 'int9'; did you mean 'int8'? known: {', '.join(method_names())}"),
+        (
+            "int8",
+            {"by_rul": True},
+            "int8: has no setting 'by_rul'; did you mean 'by_rule'? known: by_rule, max_error",
+        ),
+        (
+            "int8-static",
+            {"calibration": "entropie"},
+            "int8-static: has no calibration 'entropie'; did you mean 'entropy'? known: entropy, minmax, percentile",
+        ),
+        (
+            "int8-static",
+            {"percentile": 101},
+            "int8-static: percentile must be above 50 and at most 100, not 101; the nearest that goes is 100",
+        ),
+        (
+            "int8-static",
+            {"percentile": 0.999},
+            "int8-static: percentile must be above 50 and at most 100, not 0.999; the nearest that goes is 50.01",
+        ),
+        ("int8", {"max_error": -1}, "int8: max_error must be above 0, not -1; 0.01 is 1 % of the output"),
+        (
+            "int8-static",
+            {"max_error": float("nan")},
+            "int8-static: max_error must be above 0, not nan; 0.01 is 1 % of the output",
+        ),
     ],
 )
-def test_errors(name: str, settings: dict[str, str], message: str) -> None:
+def test_errors(name: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(MethodError) as caught:
         make_pass(name, **settings)
     assert str(caught.value) == message

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.results import TensorSpec
-from compressor.runtimes.onnxruntime import open_session
+from compressor.runtimes.onnxruntime import _float_types, _low_precision, open_session
 
 
 def test_session_tells_its_inputs_outputs_and_options(chain: Path) -> None:
@@ -74,6 +74,72 @@ def test_kernels_of_a_mixed_model_name_what_stayed_float_and_why(tmp_path: Path)
     assert (found.compute, found.low_precision, found.precision) == (3, 1, "int8")
     assert sum(count for op, count in found.by_op.items() if op in ("MatMulInteger", "MatMulIntegerToFloat")) == 1
     assert sorted(found.left.values()) == ["multiplies two activations, not weights", "not quantized in the file"]
+
+
+def test_kernels_of_few_bits_are_counted_by_their_bits(tmp_path: Path) -> None:
+    attributes = {"K": 32, "N": 8, "block_size": 32, "domain": "com.microsoft"}
+    nodes = [
+        helper.make_node("MatMulNBits", ["x", "b4", "s"], ["h"], name="four", bits=4, **attributes),
+        helper.make_node("MatMulNBits", ["x", "b8", "s"], ["i"], name="eight", bits=8, **attributes),
+        helper.make_node("MatMul", ["x", "w"], ["j"], name="plain"),
+        helper.make_node("Sum", ["h", "i", "j"], ["y"], name="sum"),
+    ]
+    tensors = {
+        "b4": np.zeros((8, 1, 16), np.uint8),
+        "b8": np.zeros((8, 1, 32), np.uint8),
+        "s": np.ones(8, np.float32),
+        "w": np.ones((32, 8), np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx")
+    found = open_session(tmp_path / "m.onnx", 1).kernels()
+    assert (found.compute, found.low_precision, found.precision) == (3, 2, "int4+int8")
+    assert found.left == {"plain": "not quantized in the file"}
+
+
+def test_float16_that_the_runtime_casts_back_is_none_of_n(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16, name="in"),
+        helper.make_node("MatMul", ["h", "w"], ["q"], name="product"),
+        helper.make_node("Cast", ["q"], ["y"], to=TensorProto.FLOAT, name="out"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(np.ones((8, 8), np.float16), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    found = open_session(tmp_path / "m.onnx", 1).kernels()
+    assert (found.compute, found.low_precision, found.precision) == (1, 0, "fp16")
+    assert set(found.left.values()) == {"ONNX Runtime has no fp16 kernel for it here and casts to float32"}
+
+
+def test_types_are_followed_through_an_optimised_graph() -> None:
+    """A graph as ONNX Runtime would leave it on a CPU with a float16 product, written by hand: this one has none."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("FusedMatMul", ["h", "w"], ["p"], domain="com.microsoft"),
+        helper.make_node("Cast", ["p"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("FusedMatMul", ["f", "v"], ["y"], domain="com.microsoft"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(np.ones((8, 8), np.float16), "w")],
+    )
+    assert _float_types(graph) == {"w": "fp16", "h": "fp16", "p": "fp16"}
+    assert [_low_precision(node, _float_types(graph)) for node in nodes] == [None, "fp16", None, None]
 
 
 def test_counting_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

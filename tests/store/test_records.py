@@ -142,7 +142,11 @@ def test_an_older_record_goes_through_the_upgraders(fictional, tmp_path, monkeyp
     ("path", "value", "message"),
     [
         (("measurements", 0, "trials", 3, "cpu_s"), "fast", "measurements[0].trials[3].cpu_s: input should be a valid"),
-        (("measurements", 1, "role"), "winner", "measurements[1].role: input should be 'baseline', 'candidate' or"),
+        (
+            ("measurements", 1, "role"),
+            "winner",
+            "measurements[1].role: input should be 'baseline', 'candidate', 'stage' or 'control'",
+        ),
         (("task", "synthetic"), 1, "task.synthetic: input should be a valid boolean"),
         (("measurements", 0, "trials", 0, "block"), 0.5, "measurements[0].trials[0].block: input should be a valid"),
         (("headline",), None, "headline: input should be a valid string"),

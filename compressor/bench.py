@@ -1,0 +1,348 @@
+"""``compress bench``: files of any make side by side, by the same code and the same protocol as the main job.
+
+The first file is the baseline, and its twin the A/A control. A file of the user's is screened by the model loader, and
+what runs is a copy in a folder of our own: ONNX as it is, a program as ``torch.export`` writes it again. So no worker
+ever opens a file that was not looked at, and what is measured cannot change meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from compressor import compare as comparing
+from compressor.benchmark.plan import make_plan
+from compressor.benchmark.runner import Arm, BenchmarkResult, run_benchmark
+from compressor.errors import DataError, ModelError, RecipeError, RuntimeUnavailableError, nearest
+from compressor.meters.base import MeterOptions
+from compressor.meters.registry import open_meter
+from compressor.results import SCHEMA, Artifact, BenchRecord, BenchRun, Plan, Score, TensorSpec
+from compressor.task.base import Task
+
+SYNTHETIC_EXAMPLES = 64
+"""Inputs drawn where no data are given; more if a batch is larger."""
+
+
+class Listener(Protocol):
+    """Told what is going on."""
+
+    def stage(self, name: str, resumed: bool) -> None:
+        """A stage begins."""
+
+    def progress(self, done_s: float, total_s: float, text: str) -> None:
+        """How far the measurement is, in seconds."""
+
+
+@dataclass(frozen=True)
+class BenchJob:
+    """What is asked for; the fields are the command line's options.
+
+    Attributes:
+        files: ``.onnx`` and ``.pt2`` files; the first is the baseline.
+        runtimes: One per file, or one for all; empty for the usual runtime of each file's format. A ``.pt2`` is
+            exported to ONNX where ``onnxruntime`` is asked for.
+        batches: Examples per call, each measured apart; empty for 1, or the models' own if that is fixed.
+        threads: Threads of the runtime, each measured apart.
+        data: Data as ``--data`` takes them; ``None`` to draw inputs from the first file's signature and score nothing.
+        metric: Metric's name or callable; ``None`` to choose by the data.
+        target: CSV column that holds the target.
+        max_loss: How much score may be lost, in the score's unit.
+        preset: ``quick``, ``default`` or ``certify``.
+        meters: Meters by name; empty for every measuring one that can be read, else ``cpu-time``.
+        watts_per_core: For ``cpu-time``.
+        seed: Of everything random.
+    """
+
+    files: tuple[Path, ...]
+    runtimes: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    threads: tuple[int, ...] = (1,)
+    data: str | None = None
+    metric: str | None = None
+    target: str | None = None
+    max_loss: float = 0.01
+    preset: str = "default"
+    meters: tuple[str, ...] = ()
+    watts_per_core: float | None = None
+    seed: int = 0
+
+
+def run_bench(job: BenchJob, listener: Listener | None = None, command: str = "") -> BenchRecord:
+    """Measure the files.
+
+    Args:
+        job: What is asked for.
+        listener: Told of stages and progress.
+        command: The command line, for the record.
+
+    Returns:
+        One run per batch size and number of threads. With Ctrl-C: what was finished by then.
+
+    Raises:
+        CompressorError: Anything in the input that the user can mend; see its subclasses.
+        KeyboardInterrupt: Ctrl-C before the first block was begun.
+    """
+    runtimes = _runtimes(job)
+    # Mistakes in names and numbers are told before any file is loaded.
+    plans = [_plan(job, batch, threads) for batch in job.batches or (1,) for threads in job.threads]
+    for name in job.meters:
+        open_meter(name, MeterOptions(watts_per_core=job.watts_per_core)).close()
+    if job.metric is not None:
+        from compressor.task.metrics import metric
+
+        metric(job.metric)
+    with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
+        if listener:
+            listener.stage("load", resumed=False)
+        arms = _arms(job.files, runtimes, Path(folder))
+        inputs = _shared_inputs(arms)
+        plans = _at_fixed_batch(plans, inputs[0], asked=bool(job.batches))
+        task = _task(job, arms, inputs, max(plan.batch for plan in plans))
+        arms = _judged(arms, task)
+        runs, interrupted = _measure(job, arms, task, plans, listener)
+    return BenchRecord(
+        schema=SCHEMA,
+        tool=f"compressor {version('compressor')}",
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        task=task.summary,
+        runs=tuple(runs),
+        interrupted=interrupted,
+        settings=_settings(job),
+        command=command,
+        notes=tuple(getattr(task, "notes", ())),
+    )
+
+
+# --- what is asked for ---------------------------------------------------------------------------------------------
+
+
+def _runtimes(job: BenchJob) -> list[str | None]:
+    """The runtime of each file, if one is named."""
+    from compressor.runtimes.registry import RUNTIMES
+
+    if not job.files:
+        raise RecipeError("no file was named", where="bench")
+    for name in job.runtimes:
+        if name not in RUNTIMES:
+            raise RuntimeUnavailableError(f"no runtime '{name}'", where="--runtime", mend=nearest(name, RUNTIMES))
+    if len(job.runtimes) > 1 and len(job.runtimes) != len(job.files):
+        raise RecipeError(
+            f"names {len(job.runtimes)} runtimes for {len(job.files)} files",
+            where="--runtime",
+            mend="name one for all, or one per file in their order; a file may stand twice",
+        )
+    named = job.runtimes * len(job.files) if len(job.runtimes) == 1 else job.runtimes
+    return list(named) or [None] * len(job.files)
+
+
+def _plan(job: BenchJob, batch: int, threads: int) -> Plan:
+    return make_plan(job.preset, batch=batch, threads=threads, seed=job.seed)
+
+
+def _at_fixed_batch(plans: list[Plan], spec: TensorSpec, *, asked: bool) -> list[Plan]:
+    """Models whose batch is fixed can only be measured at that batch."""
+    fixed = spec.shape[0] if spec.shape else None
+    wrong = next((plan.batch for plan in plans if fixed is not None and plan.batch != fixed), None)
+    if fixed is None or wrong is None:
+        return plans
+    if asked:
+        raise RecipeError(
+            f"a model's batch is fixed at {fixed}, not {wrong}",
+            where="--batch",
+            mend="leave the option out, or export the model with a dynamic batch",
+        )
+    return [replace(plan, batch=fixed) for plan in plans]
+
+
+def _settings(job: BenchJob) -> Mapping[str, str | int | float | bool | None]:
+    plain: dict[str, str | int | float | bool | None] = {}
+    for field in fields(job):
+        value = getattr(job, field.name)
+        plain[field.name] = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return plain
+
+
+# --- the files -----------------------------------------------------------------------------------------------------
+
+
+def _arms(files: Sequence[Path], runtimes: Sequence[str | None], folder: Path) -> list[Arm]:
+    arms: list[Arm] = []
+    for index, (file, runtime) in enumerate(zip(files, runtimes, strict=True)):
+        place = folder / str(index)
+        place.mkdir()
+        artifact, path = _copy(file, runtime, place)
+        name = _unique(file, runtime, files, [arm.name for arm in arms])
+        arms.append(Arm(name, "candidate" if arms else "baseline", artifact, path, runtime))
+    return arms
+
+
+def _copy(file: Path, runtime: str | None, place: Path) -> tuple[Artifact, Path]:
+    """Screen a file and write the copy that will run; the artifact bears the file's own path."""
+    from compressor.export import describe_onnx, export_onnx, export_program
+    from compressor.model.base import OnnxModel
+    from compressor.model.identify import FileKind, identify
+    from compressor.model.load import load_model
+    from compressor.onnx_file import copy_onnx
+
+    if file.is_dir():
+        raise ModelError(
+            "is a folder; Hugging Face folders cannot be measured yet", where=file, mend="name an .onnx or .pt2 file"
+        )
+    kind = identify(file)
+    if kind not in (FileKind.ONNX, FileKind.EXPORTED_PROGRAM):
+        raise ModelError(
+            f"is a {kind.value}; bench takes ONNX files and exported programs",
+            where=file,
+            mend="'compress MODEL' writes both from it, to baseline/ of its folder",
+        )
+    model = load_model(file)
+    if isinstance(model, OnnxModel):
+        if runtime == "torch":
+            raise RuntimeUnavailableError("torch does not run ONNX files", where=file, mend="use onnxruntime for it")
+        path = place / "model.onnx"
+        copy_onnx(model.path, path)
+        return replace(describe_onnx(path, ()), path=str(file)), path
+    if runtime == "onnxruntime":
+        path = place / "model.onnx"
+        return replace(export_onnx(model, path), path=str(file)), path
+    path = place / "model.pt2"
+    written = export_program(model, path)
+    # The same program in a new archive: what identifies it is the user's own file.
+    own = replace(written, path=str(file), sha256=model.summary.sha256, size_bytes=model.summary.size_bytes)
+    return own, path
+
+
+def _unique(file: Path, runtime: str | None, files: Sequence[Path], taken: Sequence[str]) -> str:
+    """The file's name; with its folder where another file is called alike, with its runtime where it was converted."""
+    alike = {other.resolve() for other in files if other.name == file.name}
+    name = f"{file.resolve().parent.name}/{file.name}" if len(alike) > 1 else file.name
+    if runtime == "onnxruntime" and file.suffix != ".onnx":
+        name = f"{name} on {runtime}"
+    count, found = 2, name
+    while found in taken:
+        found, count = f"{name} ({count})", count + 1
+    return found
+
+
+def _shared_inputs(arms: Sequence[Arm]) -> tuple[TensorSpec, ...]:
+    """What all files take: the first one's names, and sizes that any of them fixes.
+
+    Raises:
+        DataError: Two files take different inputs.
+    """
+    first = arms[0]
+    shared = list(first.artifact.inputs)
+    for arm in arms[1:]:
+        theirs = arm.artifact.inputs
+        fits = len(theirs) == len(shared) and all(_fit(one, other) for one, other in zip(shared, theirs, strict=True))
+        if not fits:
+            raise DataError(
+                f"takes {_shapes(theirs)}, and {first.name} {_shapes(first.artifact.inputs)}",
+                where=arm.name,
+                mend="files that are measured side by side run the same inputs",
+            )
+        shared = [
+            replace(one, shape=tuple(b if a is None else a for a, b in zip(one.shape, other.shape, strict=True)))
+            for one, other in zip(shared, theirs, strict=True)
+        ]
+    return tuple(shared)
+
+
+def _fit(one: TensorSpec, other: TensorSpec) -> bool:
+    return (
+        one.dtype == other.dtype
+        and len(one.shape) == len(other.shape)
+        and all(a is None or b is None or a == b for a, b in zip(one.shape, other.shape, strict=True))
+    )
+
+
+def _shapes(specs: Sequence[TensorSpec]) -> str:
+    def text(spec: TensorSpec) -> str:
+        return f"{spec.dtype} ({', '.join('any' if size is None else str(size) for size in spec.shape)})"
+
+    return " and ".join(map(text, specs))
+
+
+# --- data and score ------------------------------------------------------------------------------------------------
+
+
+def _task(job: BenchJob, arms: Sequence[Arm], inputs: tuple[TensorSpec, ...], batch: int) -> Task:
+    from compressor.runtimes.registry import open_session
+    from compressor.task.open import open_task
+    from compressor.task.synthetic import synthetic_task, with_reference
+
+    first = open_session(arms[0].path, arms[0].runtime, threads=os.cpu_count() or 1).predict
+    if job.data is None:
+        if job.metric is not None or job.target is not None:
+            raise DataError("needs data", where="--metric" if job.metric else "--target", mend="give --data")
+        return synthetic_task(inputs, first, seed=job.seed, examples=max(SYNTHETIC_EXAMPLES, batch))
+    task = open_task(job.data, metric=job.metric, inputs=inputs, target=job.target, seed=job.seed)
+    return with_reference(task, first) if task.test().targets is None else task
+
+
+def _judged(arms: Sequence[Arm], task: Task) -> list[Arm]:
+    """The arms with the kernels that really run and, where there are data, their scores."""
+    from compressor.runtimes.registry import open_session
+
+    found = []
+    for arm in arms:
+        session = open_session(arm.path, arm.runtime, threads=os.cpu_count() or 1)
+        score: Score | None = None if task.summary.synthetic else task.evaluate(session.predict)
+        found.append(replace(arm, kernels=session.kernels(), score=score))
+    return found
+
+
+# --- the measurement -----------------------------------------------------------------------------------------------
+
+
+def _measure(
+    job: BenchJob, arms: Sequence[Arm], task: Task, plans: Sequence[Plan], listener: Listener | None
+) -> tuple[list[BenchRun], bool]:
+    """One benchmark per plan; Ctrl-C ends the line and keeps what is finished."""
+    twin = replace(arms[0], name=f"{arms[0].name} (A/A)", role="control")
+    runs: list[BenchRun] = []
+    for plan in plans:
+        if listener:
+            listener.stage(f"batch {plan.batch}, {plan.threads} thread{'s' * (plan.threads > 1)}", resumed=False)
+        try:
+            result = run_benchmark(
+                [*arms, twin],
+                task.test().inputs,
+                plan,
+                meters=job.meters,
+                watts_per_core=job.watts_per_core,
+                on_progress=listener.progress if listener else None,
+            )
+        except KeyboardInterrupt:
+            if not runs:
+                raise
+            return runs, True
+        runs.append(_run(result, job.max_loss))
+        if result.interrupted:
+            return runs, True
+    return runs, False
+
+
+def _run(result: BenchmarkResult, max_loss: float) -> BenchRun:
+    first, *others, twin = result.measurements
+    controls = comparing.control(first, twin)
+    warnings = []
+    if failed := [c.metric for c in controls if not c.passed and c.ci95 is not None]:
+        warnings.append(
+            f"The A/A control failed on {', '.join(failed)}: two workers on one file differ, so it has no verdict."
+        )
+    if all(meter.provenance == "estimated" for meter in first.meters):
+        sources = "; ".join(f"{meter.name}: {meter.source}" for meter in first.meters)
+        warnings.append(f"Energy was not measured here, only estimated ({sources}).")
+    return BenchRun(
+        measurements=result.measurements,
+        control=controls,
+        comparisons=tuple(comparing.compare(first, other, controls, max_loss) for other in others),
+        warnings=(*warnings, *result.warnings),
+    )

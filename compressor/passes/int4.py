@@ -1,0 +1,171 @@
+"""int4: the weights of matrix products in 4 bits, each block with a scale and a zero point; activations are float32.
+
+The form is that of ONNX Runtime's MatMulNBits (``docs/ContribOperators.md``), which unpacks the weights as it
+multiplies: it saves memory traffic, so it pays for big weights at small batches and hardly elsewhere. Inside the kernel
+activations are rounded to int8, block by block (accuracy level 4), which is its fastest form.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import MethodError
+from compressor.onnx_file import save_onnx
+from compressor.passes.base import Context
+from compressor.passes.int8_plan import PRODUCTS, is_plain
+from compressor.passes.qdq import clean, quiet
+from compressor.passes.rewrites import drop_unused, prepare, split_gemms
+from compressor.results import Step
+
+if TYPE_CHECKING:
+    import onnx
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+LEVELS = 15
+
+
+@dataclass(frozen=True)
+class Int4:
+    """4-bit weights in blocks.
+
+    Attributes:
+        block_size: Weights per scale: 16, 32, 64, 128 or 256. Smaller is more exact and takes more room.
+    """
+
+    name: ClassVar[str] = "int4"
+    block_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.block_size not in BLOCK_SIZES:
+            closest = min(BLOCK_SIZES, key=lambda size: abs(size - self.block_size))
+            raise MethodError(
+                f"block_size {self.block_size} does not exist; known: {', '.join(map(str, BLOCK_SIZES))}",
+                where=self.name,
+                mend=f"the nearest is {closest}",
+            )
+
+    def apply(self, source: Path, target: Path, context: Context) -> Step:
+        """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
+
+        Raises:
+            MethodError: The model is quantized already, or has no matrix product with float32 weights.
+        """
+        with tempfile.TemporaryDirectory(prefix=".int4.", dir=target.parent) as name, quiet():
+            try:
+                proto = prepare(source, Path(name))
+            except MethodError:
+                raise
+            except Exception as error:  # ONNX Runtime's own errors share no base
+                raise MethodError(f"ONNX Runtime cannot read it: {error}", where=source) from error
+        weights = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
+        matched = {
+            node.name
+            for node in proto.graph.node
+            if node.op_type in PRODUCTS
+            and is_plain(node)
+            and len(node.input) > 1
+            and node.input[1] in weights
+            and len(weights[node.input[1]].dims) == 2
+        }
+        if not matched:
+            raise MethodError(
+                "there is nothing to quantize: no matrix product with float32 weights",
+                where=self.name,
+                mend="int4 is for transformers and multilayer perceptrons; use int8 for convolutions",
+            )
+        left = sum(node.op_type in ("Conv", "ConvTranspose", "GRU", "LSTM", "RNN") for node in proto.graph.node)
+        split_gemms(proto, matched)
+        _pack(proto, matched, self.block_size)
+        clean(proto)
+        save_onnx(proto, target)
+        notes = [f"4-bit weights in blocks of {self.block_size}: {len(matched)} matrix products; activations float32."]
+        if left:
+            notes.append(f"Left in fp32, for lack of an int4 kernel: {left} convolutions or recurrences.")
+        return Step(self.name, {"block_size": self.block_size, "zero_points": True}, tuple(notes))
+
+
+def quantize_blocks(
+    weight: NDArray[np.float32], block_size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """Round a weight to 4 bits, to the nearest level, in blocks along its inputs.
+
+    The range of a block is stretched to hold 0, which padding needs to be exact. The error of a weight is at most half
+    its block's scale.
+
+    Args:
+        weight: ``(inputs, outputs)``.
+        block_size: Weights per block.
+
+    Returns:
+        Levels from 0 to 15, ``(outputs, blocks, block_size)``; scales, ``(outputs, blocks)``; zero points, likewise.
+    """
+    inputs, outputs = weight.shape
+    blocks = -(-inputs // block_size)
+    padded = np.zeros((outputs, blocks * block_size), np.float32)
+    padded[:, :inputs] = weight.T
+    cut = padded.reshape(outputs, blocks, block_size)
+    low, high = np.minimum(cut.min(axis=2), 0), np.maximum(cut.max(axis=2), 0)
+    scale = ((high - low) / LEVELS).astype(np.float32)
+    safe = np.where(scale > 0, scale, np.float32(1))
+    zero = np.clip(np.rint(-low / safe), 0, LEVELS)
+    levels = np.clip(np.rint(cut / safe[..., None]) + zero[..., None], 0, LEVELS)
+    return levels.astype(np.uint8), safe, zero.astype(np.uint8)
+
+
+def dequantize_blocks(
+    levels: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDArray[np.uint8], inputs: int
+) -> NDArray[np.float32]:
+    """The weight, ``(inputs, outputs)``, that the levels of :func:`quantize_blocks` stand for."""
+    values = (levels.astype(np.float32) - zero[..., None]) * scale[..., None]
+    return values.reshape(len(levels), -1)[:, :inputs].T
+
+
+def _pack(proto: onnx.ModelProto, matched: set[str], block_size: int) -> None:
+    """Replace matrix products by MatMulNBits, in place; a weight that several share is packed once."""
+    from onnx import helper, numpy_helper
+
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    packed: set[str] = set()
+    for node in proto.graph.node:
+        if node.name not in matched:
+            continue
+        name = node.input[1]
+        inputs, outputs = weights[name].dims
+        if name not in packed:
+            packed.add(name)
+            levels, scale, zero = quantize_blocks(numpy_helper.to_array(weights[name]), block_size)
+            arrays: dict[str, NDArray[np.generic]] = {
+                "int4": _nibbles(levels),
+                "scale": scale.reshape(-1),
+                "zero": _nibbles(zero).reshape(-1),
+            }
+            proto.graph.initializer.extend(numpy_helper.from_array(x, f"{name}.{end}") for end, x in arrays.items())
+        replaced = helper.make_node(
+            "MatMulNBits",
+            [node.input[0], f"{name}.int4", f"{name}.scale", f"{name}.zero"],
+            node.output,
+            name=node.name,
+            domain="com.microsoft",
+            K=inputs,
+            N=outputs,
+            bits=4,
+            accuracy_level=4,
+            block_size=block_size,
+        )
+        node.CopyFrom(replaced)
+    drop_unused(proto.graph)
+    if not any(entry.domain == "com.microsoft" for entry in proto.opset_import):
+        proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def _nibbles(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two levels a byte along the last axis, the first in the low half; an odd end is filled with 0."""
+    if levels.shape[-1] % 2:
+        levels = np.concatenate([levels, np.zeros((*levels.shape[:-1], 1), np.uint8)], axis=-1)
+    return np.bitwise_or(levels[..., 0::2], np.left_shift(levels[..., 1::2], np.uint8(4)))

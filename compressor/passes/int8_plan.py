@@ -1,0 +1,182 @@
+"""Which nodes become int8 and how: by the graph's architecture and the target's instruction sets.
+
+Convolutions get fixed ranges from calibration (static), so that neighbours such as residual sums and pooling stay in
+int8 too; matrix products of transformers and LSTMs get theirs at run time (dynamic), because their activations' ranges
+differ too much from input to input. Types are set by the target CPU.
+
+Source: ONNX Runtime, "Quantize ONNX models", sections on method selection and on data types by CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from compressor.errors import MethodError
+
+if TYPE_CHECKING:
+    import onnx
+
+Mode = Literal["auto", "static", "dynamic"]
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+PRODUCTS = frozenset({"MatMul", "Gemm"})
+
+# fmt: off
+STATIC_OPS = (
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm", "GlobalAveragePool",
+    "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze",
+    "Transpose", "Unsqueeze",
+)
+# fmt: on
+"""Operators with an int8 kernel, or that pass int8 through; the rest of the graph stays fp32."""
+
+SEQUENCE_OPS = frozenset({"Attention", "GRU", "LSTM", "LayerNormalization", "MultiHeadAttention", "RNN"})
+"""Signs of a transformer or a recurrence, whose activations fixed ranges fit badly; so is a product of activations."""
+
+
+@dataclass(frozen=True)
+class Types:
+    """The integer types that a CPU computes fastest and without overflow.
+
+    Attributes:
+        activation: ``uint8`` or ``int8``; weights are always ``int8``, per channel.
+        reduce_range: Whether weights use 7 bits.
+        notes: Why.
+    """
+
+    activation: str
+    reduce_range: bool
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, features: tuple[str, ...]) -> Types:
+        """Choose by instruction sets, as ONNX Runtime's documentation advises for CPUs.
+
+        Args:
+            features: As :class:`~compressor.results.Environment` names them.
+
+        Returns:
+            The types.
+        """
+        have = {feature.lower() for feature in features}
+        if have & {"asimddp", "asimd", "neon", "i8mm", "dotprod"}:
+            return cls("int8", False, ("Types: int8 activations, as ARM multiplies signed by signed.",))
+        if any("vnni" in feature for feature in have) or "amx_int8" in have:
+            return cls("uint8", False, ("Types: uint8 activations, int8 weights, as VNNI multiplies.",))
+        if have & {"avx2", "avx512f", "avx"}:
+            return cls(
+                "uint8",
+                True,
+                ("Types: uint8 activations, 7-bit weights: without VNNI, sums of two 8-bit products can saturate.",),
+            )
+        return cls("uint8", False, ("Types: uint8 activations, int8 weights; the target's CPU is not known.",))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which nodes are quantized how.
+
+    Attributes:
+        static: Names of nodes that get fixed ranges, those that only pass int8 on included.
+        dynamic: Names of nodes whose ranges are found at run time.
+        layers: The nodes with weights among both, in the graph's order, with their operators.
+        notes: What was chosen and why, one sentence each.
+    """
+
+    static: tuple[str, ...]
+    dynamic: tuple[str, ...]
+    layers: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def choose(proto: onnx.ModelProto, mode: Mode, method: str) -> Plan:
+    """Choose between static and dynamic for each part of a graph.
+
+    Args:
+        proto: The model; every node has a name of its own.
+        mode: ``auto``, or one kind to force.
+        method: The method's name, for its errors.
+
+    Returns:
+        The plan.
+
+    Raises:
+        MethodError: Nothing in the graph can be quantized so.
+    """
+    graph = proto.graph
+    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == tensor.FLOAT}
+    convolutions, products, recurrences = [], [], []
+    for node in graph.node:
+        weighted = len(node.input) > 1 and node.input[1] in weights
+        if node.op_type in CONVOLUTIONS and weighted:
+            convolutions.append(node)
+        elif node.op_type in PRODUCTS and weighted and is_plain(node):
+            products.append(node)
+        elif node.op_type == "LSTM" and weighted and node.input[2] in weights:
+            recurrences.append(node)
+    sequences = [node for node in graph.node if _is_sequence(node, weights)]
+    static, dynamic = [*convolutions, *products], []
+    if mode == "dynamic" or (mode == "auto" and not convolutions):
+        static, dynamic = [], [*products, *recurrences]
+    elif mode == "auto" and sequences:
+        static, dynamic = convolutions, [*products, *recurrences]
+    if not static and not dynamic:
+        kinds = "convolution or matrix product" if mode == "static" else "matrix product or LSTM"
+        kinds = "convolution, matrix product or LSTM" if mode == "auto" else kinds
+        raise MethodError(f"there is nothing to quantize: no {kinds} with float32 weights", where=method)
+    layers = {node.name for node in (*static, *dynamic)}
+    names = {node.name for node in static}
+    if static:
+        # What lies between convolutions passes int8 on; what comes after a sequence's operators stays as it is.
+        others = {node.name for node in (*sequences, *products, *recurrences)} - names
+        late = _downstream(graph, others)
+        names |= {node.name for node in graph.node if node.op_type in STATIC_OPS and node.name not in late}
+    notes = []
+    if static:
+        notes.append(f"Static int8 (ranges from calibration): {_count(static)}.")
+    if dynamic:
+        notes.append(f"Dynamic int8 (ranges found in every call, over the whole batch): {_count(dynamic)}.")
+    if static and (gates := sum(node.op_type == "Sigmoid" and node.name in names for node in graph.node)):
+        notes.append(
+            f"{gates} Sigmoid (of SiLU, mostly) and their products run as int8 operators of their own, which fp32 "
+            "fuses: the gain is small here, and may be a loss."
+        )
+    if left := [node for node in graph.node if node.op_type in ("GRU", "RNN")]:
+        notes.append(f"Left in fp32, for lack of an int8 kernel: {_count(left)}.")
+    return Plan(
+        tuple(node.name for node in graph.node if node.name in names),
+        tuple(node.name for node in dynamic),
+        {node.name: node.op_type for node in graph.node if node.name in layers},
+        tuple(notes),
+    )
+
+
+def is_plain(node: onnx.NodeProto) -> bool:
+    """Whether a product is input times weight plus bias; Gemm can also scale, and transpose its input."""
+    values = {
+        attribute.name: attribute.f if attribute.name in ("alpha", "beta") else attribute.i
+        for attribute in node.attribute
+    }
+    return values.get("alpha", 1.0) == 1.0 and values.get("beta", 1.0) == 1.0 and not values.get("transA", 0)
+
+
+def _count(nodes: list[onnx.NodeProto]) -> str:
+    kinds = sorted({node.op_type for node in nodes})
+    return ", ".join(f"{sum(node.op_type == kind for node in nodes)} {kind}" for kind in kinds)
+
+
+def _is_sequence(node: onnx.NodeProto, weights: set[str]) -> bool:
+    product = node.op_type in PRODUCTS and not weights & set(node.input)
+    return product or node.op_type in SEQUENCE_OPS
+
+
+def _downstream(graph: onnx.GraphProto, starts: set[str]) -> set[str]:
+    """Names of some nodes and of all that come after them."""
+    touched: set[str] = set()
+    late: set[str] = set()
+    for node in graph.node:  # in topological order, as ONNX demands
+        if node.name in starts or touched & set(node.input):
+            late.add(node.name)
+            touched |= set(node.output)
+    return late

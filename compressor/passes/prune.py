@@ -1,0 +1,241 @@
+"""Structured pruning: whole channels, neurons and attention heads are taken out, so the model is smaller everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+import numpy as np
+
+from compressor.errors import MethodError, nearest
+from compressor.passes.base import Context
+from compressor.passes.importance import Importance
+from compressor.results import Step
+from compressor.rules import parse_rules, touched
+
+if TYPE_CHECKING:
+    from compressor.model.base import TorchModel
+    from compressor.passes.graph import ChannelGraph, Removed
+    from compressor.passes.grouping import Group
+
+Scope = Literal["global", "uniform"]
+
+SEARCH = 5
+"""Halvings of the range of FLOPs in which a share of time is searched for."""
+
+_NAMES = {"parameters": "parameters", "flops": "FLOPs", "time": "time"}
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Remove channels until a share of the parameters, of the FLOPs or of the time of a call is gone.
+
+    At most one of the three is given; without any, half of the FLOPs go.
+
+    Attributes:
+        parameters: Share of the parameters to remove, above 0 and below 1.
+        flops: Share of the floating-point operations to remove.
+        time: Share of the measured time of a call to remove. Searched for among shares of the FLOPs, each tried in one
+            step without fine-tuning.
+        importance: ``magnitude``, ``taylor`` (needs labelled training examples) or ``random``.
+        scope: ``global`` removes what matters least in the whole model, ``uniform`` the same share of every layer.
+        steps: In how many steps; importance is computed anew before each, and what is left shrinks by the same factor.
+        finetune_epochs: Passes over the training examples after every step; 0 for none.
+        learning_rate: Of fine-tuning.
+        round_to: Layers keep a multiple of this many channels, or all: processors compute in vectors.
+        rules: Which layers may lose output channels, as :mod:`compressor.rules` has it. Their inputs shrink with the
+            layers before them all the same.
+    """
+
+    name: ClassVar[str] = "prune"
+    parameters: float | None = None
+    flops: float | None = None
+    time: float | None = None
+    importance: Importance = "magnitude"
+    scope: Scope = "global"
+    steps: int = 1
+    finetune_epochs: int = 0
+    learning_rate: float = 1e-3
+    round_to: int = 8
+    rules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = [goal for goal in _NAMES if getattr(self, goal) is not None]
+        if len(given) > 1:
+            raise MethodError(f"has {len(given)} targets, {', '.join(given)}", where=self.name, mend="give one of them")
+        if not given:
+            object.__setattr__(self, "flops", 0.5)
+        self._require(self._goal[0], 0 < self._goal[1] < 1, "a share above 0 and below 1")
+        self._require("steps", self.steps >= 1, "at least 1")
+        self._require("finetune_epochs", self.finetune_epochs >= 0, "at least 0")
+        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        self._require("round_to", self.round_to >= 1, "at least 1")
+        for setting, kind in (("importance", Importance), ("scope", Scope)):
+            value = getattr(self, setting)
+            if value not in get_args(kind):
+                raise MethodError(f"has no {setting} '{value}'", where=self.name, mend=nearest(value, get_args(kind)))
+        object.__setattr__(self, "rules", tuple(self.rules))
+        parse_rules(self.rules)
+
+    def _require(self, setting: str, fine: bool, wanted: str) -> None:
+        if not fine:
+            raise MethodError(f"{setting} is {getattr(self, setting)}, not {wanted}", where=self.name)
+
+    @property
+    def _goal(self) -> tuple[str, float]:
+        """What is to shrink, and by which share."""
+        return next((goal, value) for goal in _NAMES if (value := getattr(self, goal)) is not None)
+
+    def apply(self, model: TorchModel, context: Context) -> TorchModel:
+        """Build the smaller model; see :class:`~compressor.passes.base.TorchPass`.
+
+        Raises:
+            MethodError: Nothing can be removed, the target cannot be reached, the smaller model does not run, or
+                there are no labelled training examples where they are needed.
+            RecipeError: A rule matches nothing.
+            ExportError: The model cannot be traced.
+        """
+        from compressor.passes.graph import ChannelGraph
+        from compressor.passes.training import finetune, labelled_examples
+
+        if self.time is not None:
+            return self._by_time(model, context)
+        if self.finetune_epochs:
+            labelled_examples(context, self.name)  # before the work, not after it
+        first = graph = ChannelGraph(model)
+        chosen = self._touched(graph)
+        (what, share), notes, current = self._goal, [], model
+        for step in range(1, self.steps + 1):
+            limit = _size(first, what)(first.none) * (1 - share) ** (step / self.steps)
+            if _size(graph, what)(graph.none) > limit:  # rounding may have gone further before
+                current = graph.without(self._select(graph, chosen, limit, context, first))
+            if self.finetune_epochs:
+                tuned = finetune(current, context, epochs=self.finetune_epochs, learning_rate=self.learning_rate)
+                done = tuned.steps[-1].notes if len(tuned.steps) > len(current.steps) else ()
+                notes += [note if self.steps == 1 else f"Step {step} of {self.steps}: {note}" for note in done]
+                current = replace(tuned, steps=current.steps)
+            graph = ChannelGraph(current)
+        sizes = {key: (_size(first, key)(first.none), _size(graph, key)(graph.none)) for key in ("parameters", "flops")}
+        settings: dict[str, str | int | float | bool | None] = {**asdict(self), "rules": "; ".join(self.rules)}
+        settings |= {f"removed_{key}": round(1 - after / max(1, before), 4) for key, (before, after) in sizes.items()}
+        if not self.finetune_epochs:
+            notes.append("Not fine-tuned: accuracy comes back with training or distillation.")
+        return replace(
+            current, steps=(*model.steps, Step(self.name, settings, (*_account(first, graph, sizes, chosen), *notes)))
+        )
+
+    def _by_time(self, model: TorchModel, context: Context) -> TorchModel:
+        """Find the share of the FLOPs with which the wanted share of the time goes, and remove that."""
+        from compressor.passes.graph import ChannelGraph
+        from compressor.passes.grouping import choose, groups_of
+
+        if context.measure is None:
+            mend = "give parameters or flops instead"
+            raise MethodError("time is not measured here, so it cannot be a target", where=self.name, mend=mend)
+        graph = ChannelGraph(model)
+        groups = groups_of(graph, self._touched(graph), self.round_to)
+        self._check(graph, groups)
+        most = choose(graph, groups, np.ones(graph.count), graph.flops, 0, uniform=True)
+        before, share = context.measure(model), 0.0 if self.time is None else self.time
+        trial = replace(self, time=None, steps=1, finetune_epochs=0, importance="magnitude")
+        # A hair less than the most, which as a share need not be the same number again.
+        low, high = 0.0, (1 - graph.flops(most) / graph.flops(graph.none)) * (1 - 1e-9)
+        saved = 1 - context.measure(replace(trial, flops=high).apply(model, context)) / before if high > 0 else 0.0
+        if saved < share:
+            raise MethodError(
+                f"cannot remove {share:.1%} of the time: removing {high:.1%} of the FLOPs saves {saved:.1%}",
+                where=self.name,
+                mend="lower time or round_to, or give flops",
+            )
+        for _ in range(SEARCH):
+            middle = (low + high) / 2
+            if 1 - context.measure(replace(trial, flops=middle).apply(model, context)) / before >= share:
+                high = middle
+            else:
+                low = middle
+        found = replace(self, time=None, flops=high).apply(model, context)
+        after = context.measure(found)
+        step = found.steps[-1]
+        note = (
+            f"Time of a call {before * 1e3:.3g} ms → {after * 1e3:.3g} ms ({after / before - 1:+.1%}), by removing "
+            f"{high:.1%} of the FLOPs, as was found by measuring."
+        )
+        step = replace(step, settings={**step.settings, "flops": None, "time": share}, notes=(note, *step.notes))
+        return replace(found, steps=(*found.steps[:-1], step))
+
+    def _touched(self, graph: ChannelGraph) -> frozenset[str]:
+        layers = {layer.name: layer.op for layer in graph.layers}
+        if not layers:
+            raise MethodError(
+                "the model has no convolution, linear layer or embedding with weights of its own", where=self.name
+            )
+        chosen = touched(layers, parse_rules(self.rules))
+        if not chosen:
+            raise MethodError("the rules leave no layer to prune", where=self.name, mend="exclude fewer layers")
+        return chosen
+
+    def _select(
+        self, graph: ChannelGraph, chosen: frozenset[str], limit: float, context: Context, first: ChannelGraph
+    ) -> Removed:
+        from compressor.passes.grouping import choose, groups_of
+        from compressor.passes.importance import importance
+
+        groups = groups_of(graph, chosen, self.round_to)
+        self._check(graph, groups)
+        size = _size(graph, self._goal[0])
+        scores = importance(graph, self.importance, context)
+        if not np.isfinite(scores).all():
+            raise MethodError("the model's weights or gradients are not finite", where=self.name)
+        removed = choose(graph, groups, scores, size, limit, uniform=self.scope == "uniform")
+        if size(removed) > limit:
+            before = _size(first, self._goal[0])(first.none)
+            what, share = self._goal
+            most = 1 - size(removed) / before
+            raise MethodError(
+                f"cannot remove {share:.1%} of the {_NAMES[what]}: at most {most:.1%} can go",
+                where=self.name,
+                mend=f"lower {what} or round_to{', or change the rules' if self.rules else ''}",
+            )
+        return removed
+
+    def _check(self, graph: ChannelGraph, groups: tuple[Group, ...]) -> None:
+        if not groups:
+            through = (
+                f"; channels cannot be followed through {', '.join(graph.untouchable)}" if graph.untouchable else ""
+            )
+            raise MethodError(
+                f"no channel can be removed{' under these rules' if self.rules else ''}: each reaches the model's "
+                f"inputs or outputs, or is the only one{through}",
+                where=self.name,
+            )
+
+
+def _size(graph: ChannelGraph, what: str) -> Callable[[Removed], int]:
+    return graph.parameter_count if what == "parameters" else graph.flops
+
+
+def _account(
+    before: ChannelGraph, after: ChannelGraph, sizes: dict[str, tuple[int, int]], chosen: frozenset[str]
+) -> list[str]:
+    """What came out, in sentences."""
+    totals = ", ".join(
+        f"{_NAMES[key]}{' per example' if key == 'flops' else ''} {was:,} → {now:,} ({now / max(1, was) - 1:+.1%})"
+        for key, (was, now) in sizes.items()
+    )
+    widths = {layer.weight: layer for layer in after.layers}
+    changed: list[str] = []
+    same: list[str] = []
+    for layer in before.layers:
+        now, was = after.width(widths[layer.weight]), before.width(layer)
+        (changed if now != was else same).append(f"{layer.name} ({was} → {now})" if now != was else layer.name)
+    notes = [f"{totals[0].upper()}{totals[1:]}.", f"Output channels: {', '.join(changed)}."]
+    if same:
+        notes.append(f"Kept at their width: {', '.join(same)}.")
+    if excluded := [layer.name for layer in before.layers if layer.name not in chosen]:
+        notes.append(f"Left alone by the rules: {', '.join(excluded)}.")
+    if before.untouchable:
+        notes.append(
+            f"Channels cannot be followed through {', '.join(before.untouchable)}; they were left as they are."
+        )
+    return notes

@@ -1,0 +1,310 @@
+"""Writing int8 graphs in the form that ONNX Runtime fuses, and mixing such a graph with the one it came from."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.onnx_file import is_large, save_onnx
+from compressor.passes.int8_plan import STATIC_OPS, Plan, Types
+from compressor.passes.rewrites import drop_unused, inputs_of, needed_nodes, replace_nodes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+Range = tuple[float, float]
+
+_LOWEST = "lowest.float32"
+
+
+def write_static(
+    proto: onnx.ModelProto,
+    nodes: tuple[str, ...],
+    ranges: Mapping[str, Range],
+    types: Types,
+    folder: Path,
+    *,
+    per_channel: bool = True,
+    float_products: bool = False,
+) -> onnx.ModelProto:
+    """Write QuantizeLinear/DequantizeLinear pairs around some nodes.
+
+    Args:
+        proto: The model, weights in memory; unchanged.
+        nodes: Names of the nodes.
+        ranges: Smallest and largest value of each activation around them.
+        types: Integer types.
+        folder: Where to put what lies between.
+        per_channel: Whether every output channel's weights have a scale of their own.
+        float_products: Whether what a MatMul puts out stays float32. (A Gemm's has to be quantized: ONNX Runtime fuses
+            it with a ReLU otherwise, in float32.)
+
+    Returns:
+        The quantized model. Tensors keep their names: one that is quantized has a pair behind it.
+    """
+    import numpy as np
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
+
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), folder / "ranges.json")
+    save_onnx(proto, folder / "float.onnx")
+    extra: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["MatMul"]} if float_products else {}
+    quantize_static(
+        str(folder / "float.onnx"),
+        str(folder / "static.onnx"),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(STATIC_OPS),
+        nodes_to_quantize=list(nodes),
+        per_channel=per_channel,
+        reduce_range=types.reduce_range,
+        activation_type=QuantType.QUInt8 if types.activation == "uint8" else QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        calibration_cache_path=folder / "ranges.json",
+        use_external_data_format=is_large(proto),
+        extra_options=extra,
+    )
+    return onnx.load(str(folder / "static.onnx"))
+
+
+def write_dynamic(proto: onnx.ModelProto, nodes: Set[str], types: Types, folder: Path) -> onnx.ModelProto:
+    """Quantize the weights of some nodes, and their activations in every call.
+
+    Args:
+        proto: The model, weights in memory; changed, as a second copy of a big one would not fit.
+        nodes: Names of MatMul and LSTM nodes (no Gemm: see
+            :func:`~compressor.passes.rewrites.split_gemms`).
+        types: Integer types.
+        folder: Where to put what lies between.
+
+    Returns:
+        The quantized model.
+    """
+    recurrent = [node.name for node in proto.graph.node if node.name in nodes and node.op_type == "LSTM"]
+    _quantize_products(proto.graph, nodes, types)
+    return _write_recurrent(proto, recurrent, types, folder) if recurrent else proto
+
+
+def _quantize_products(graph: onnx.GraphProto, nodes: Set[str], types: Types) -> None:
+    """Turn MatMuls into the operators that ONNX Runtime fuses to DynamicQuantizeMatMul, in place, weight by weight."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    made: set[str] = set()
+    new: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.name not in nodes or node.op_type != "MatMul":
+            new.append(node)
+            continue
+        source, weight = node.input
+        if weight not in made:
+            made.add(weight)
+            levels, scale = quantize_symmetric(numpy_helper.to_array(weights[weight]), types.reduce_range)
+            arrays: dict[str, NDArray[np.generic]] = {
+                "quantized": levels,
+                "scale": scale,
+                "zero_point": np.zeros(scale.shape, np.int8),
+            }
+            graph.initializer.extend(numpy_helper.from_array(x, f"{weight}_{end}") for end, x in arrays.items())
+        low = f"{source}_dynamic"
+        if low not in made:
+            made.add(low)
+            parts = [low, f"{low}_scale", f"{low}_zero_point"]
+            new.append(helper.make_node("DynamicQuantizeLinear", [source], parts, name=f"{low}_quantize"))
+        total, name = f"{node.output[0]}_integer", node.name
+        operands = [low, f"{weight}_quantized", f"{low}_zero_point", f"{weight}_zero_point"]
+        new += [
+            helper.make_node("MatMulInteger", operands, [total], name=name),
+            helper.make_node("Cast", [total], [f"{total}_float"], name=f"{name}_cast", to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{low}_scale", f"{weight}_scale"], [f"{total}_scale"], name=f"{name}_scales"),
+            helper.make_node("Mul", [f"{total}_float", f"{total}_scale"], node.output, name=f"{name}_scale"),
+        ]
+    replace_nodes(graph, new)
+    drop_unused(graph)
+
+
+def quantize_symmetric(
+    weight: NDArray[np.float32], reduce_range: bool = False
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round a weight to int8 around 0; the error is at most half a scale.
+
+    Args:
+        weight: ``(inputs, outputs)`` for a scale per output; any other shape for one scale.
+        reduce_range: Whether to use 7 bits.
+
+    Returns:
+        The levels, and the scale: ``(outputs,)`` or ``()``.
+    """
+    import numpy as np
+
+    largest = np.abs(weight).max(axis=0 if weight.ndim == 2 else None)
+    scale = (largest / (64 if reduce_range else 127)).astype(np.float32)
+    scale = np.where(scale > 0, scale, np.float32(1))
+    return np.rint(weight / scale).astype(np.int8), scale
+
+
+def _write_recurrent(proto: onnx.ModelProto, nodes: list[str], types: Types, folder: Path) -> onnx.ModelProto:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    save_onnx(proto, folder / "mixed.onnx")
+    quantize_dynamic(
+        str(folder / "mixed.onnx"),
+        str(folder / "dynamic.onnx"),
+        op_types_to_quantize=["LSTM"],
+        nodes_to_quantize=nodes,
+        per_channel=True,
+        reduce_range=types.reduce_range,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=is_large(proto),
+    )
+    return onnx.load(str(folder / "dynamic.onnx"))
+
+
+def mix(plain: onnx.ModelProto, quantized: onnx.ModelProto, plan: Plan, kept: Set[str]) -> onnx.ModelProto:
+    """Take some layers from the quantized model and the others from the plain one.
+
+    Between two int8 layers the activation stays int8; a node without weights is int8 where all that feeds it is.
+
+    Args:
+        plain: The float32 model; unchanged.
+        quantized: What :func:`write_static` and :func:`write_dynamic` made of it; unchanged.
+        plan: What was quantized.
+        kept: Names of the layers that stay int8.
+
+    Returns:
+        The mixed model.
+    """
+    import onnx
+
+    makers = {name: node for node in quantized.graph.node for name in node.output}
+    # A quantized bias comes out of a node that is called as the bias was.
+    doubled = {tensor.name for tensor in plain.graph.initializer if tensor.name in makers}
+    pairs = _pairs(quantized.graph)
+    planned = {*plan.static, *plan.dynamic}
+    made = {value.name for value in plain.graph.input}
+    low: set[str] = set()  # tensors that come out of int8
+    chosen: dict[str, onnx.NodeProto] = {}
+    for node in plain.graph.node:
+        fed = [name for name in node.input if name in made]
+        through = node.name in planned and bool(fed) and low.issuperset(fed)
+        made.update(node.output)
+        if node.name in kept if node.name in plan.layers else through:
+            low.update(node.output)  # their makers are the quantized ones; an activation may be fused and gone
+            continue
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [
+            f"{name}.fp32" if name in doubled else pairs.get(name, name) if name in low else name for name in node.input
+        ]
+        if node.name in plan.layers and node.input[0] in low:
+            shield = _shield(copy)
+            chosen[shield.output[0]] = shield
+        chosen.update((name, copy) for name in node.output if name)
+    return _assemble(plain, quantized, {**makers, **chosen})
+
+
+def _shield(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Put a Clip that cuts nothing between an int8 activation and a layer that is to stay float32.
+
+    Without it ONNX Runtime quantizes the layer's weights itself, with one scale for all channels, where the layer's
+    result is quantized too (its WeightBiasQuantization, 1.31).
+    """
+    from onnx import helper
+
+    name = f"{node.name}.float"
+    shield = helper.make_node("Clip", [node.input[0], _LOWEST], [name], name=name)
+    node.input[0] = name
+    return shield
+
+
+def _pairs(graph: onnx.GraphProto) -> dict[str, str]:
+    """Activation to what comes out of the QuantizeLinear/DequantizeLinear pair behind it."""
+    back = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    pairs = {}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.output[0] in back:
+            end = back[node.output[0]]
+            # A model's output keeps its name behind the pair; what is in front of it was renamed.
+            pairs[end if node.input[0] == f"{end}_QuantizeLinear_Input" else node.input[0]] = end
+    return pairs
+
+
+def _assemble(
+    plain: onnx.ModelProto, quantized: onnx.ModelProto, makers: Mapping[str, onnx.NodeProto]
+) -> onnx.ModelProto:
+    """Put together what the outputs need, in topological order."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    mixed = _without_weights(quantized)
+    order = needed_nodes(makers, [value.name for value in plain.graph.output])
+    mixed.graph.node.extend(order)
+    needed = {name for node in order for name in inputs_of(node)} | {value.name for value in plain.graph.output}
+    weights = {tensor.name: tensor for tensor in (*plain.graph.initializer, *quantized.graph.initializer)}
+    for name, tensor in weights.items():
+        if name in needed and name not in makers:
+            mixed.graph.initializer.append(tensor)
+        if f"{name}.fp32" in needed:
+            mixed.graph.initializer.append(tensor)
+            mixed.graph.initializer[-1].name = f"{name}.fp32"
+    if _LOWEST in needed:
+        lowest = np.array(np.finfo(np.float32).min, np.float32)
+        mixed.graph.initializer.append(numpy_helper.from_array(lowest, _LOWEST))
+    return mixed
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model's frame: inputs, outputs and operator sets."""
+    import onnx
+
+    frame = onnx.ModelProto(ir_version=proto.ir_version)
+    frame.opset_import.extend(proto.opset_import)
+    frame.functions.extend(proto.functions)
+    frame.graph.name = proto.graph.name
+    frame.graph.input.extend(proto.graph.input)
+    frame.graph.output.extend(proto.graph.output)
+    return frame
+
+
+def clean(proto: onnx.ModelProto) -> None:
+    """Drop what the tools note down or infer and the operator sets that nothing uses; other runtimes know fewer.
+
+    Args:
+        proto: Changed in place.
+    """
+    proto.ClearField("metadata_props")
+    proto.graph.ClearField("value_info")
+    proto.producer_name, proto.producer_version = "compressor", ""
+    used = {"", *(node.domain for node in proto.graph.node)}
+    kept = [entry for entry in proto.opset_import if entry.domain in used or proto.functions]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the quantizer's advice and ONNX Runtime's notes on unused weights from the user.
+
+    They are about the intermediate files of a method (pre-processing, weights that fusing left unused).
+    """
+    import onnxruntime as ort
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    ort.set_default_logger_severity(3)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ort.set_default_logger_severity(2)
+        logging.disable(before)

@@ -1,0 +1,245 @@
+"""How models are trained: the settings, the loss by the labels, and fine-tuning; the loop itself is in ``loop``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import MethodError, nearest
+from compressor.passes.base import Context
+from compressor.passes.checkpoint import Progress, copy_of
+from compressor.passes.losses import Meaning, meaning_of
+from compressor.results import Step
+from compressor.task.base import Examples
+from compressor.task.user_code import is_reference
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from compressor.model.base import TorchModel
+
+Optimizer = Literal["adamw", "sgd"]
+
+Rows = NDArray[np.int64]
+
+_SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained.
+
+    Attributes:
+        epochs: Most passes over the training examples.
+        learning_rate: The highest one; it rises over the first tenth of all steps and falls to 0 by a cosine.
+        batch: Examples per step, over all devices together; a model with a fixed batch is trained with that.
+        optimizer: ``adamw``, or ``sgd`` with a momentum of 0.9.
+        validation: Share of the training examples that are not trained on but choose the epoch; 0 keeps the last one.
+        patience: Stop after as many epochs without a smaller validation loss.
+        checkpoint_minutes: How often progress is saved, beside at the end of every epoch; 0 for every step.
+        augment: ``package.module:callable`` or ``file.py:callable`` that gets a batch of inputs (a tuple of tensors)
+            and a ``torch.Generator`` and returns them changed; ``None`` trains on the inputs as they are.
+    """
+
+    name: ClassVar[str] = "training"
+    epochs: int = 10
+    learning_rate: float = 1e-3
+    batch: int = 128
+    optimizer: Optimizer = "adamw"
+    validation: float = 0.1
+    patience: int = 5
+    checkpoint_minutes: float = 10.0
+    augment: str | None = None
+
+    def __post_init__(self) -> None:
+        self.require("epochs", self.epochs >= 1, "at least 1")
+        self.require("learning_rate", 0 < self.learning_rate < math.inf, "above 0")
+        self.require("batch", self.batch >= 1, "at least 1")
+        self.require("validation", 0 <= self.validation < 1, "from 0 to below 1")
+        self.require("patience", self.patience >= 1, "at least 1")
+        self.require("checkpoint_minutes", self.checkpoint_minutes >= 0, "at least 0")
+        if self.optimizer not in get_args(Optimizer):
+            mend = nearest(self.optimizer, get_args(Optimizer))
+            raise MethodError(f"has no optimizer '{self.optimizer}'", where=self.name, mend=mend)
+        if self.augment is not None and not is_reference(self.augment):
+            self.require("augment", False, "package.module:callable or file.py:callable")
+
+    def require(self, setting: str, fine: bool, wanted: str) -> None:
+        """Refuse a setting that is out of range.
+
+        Raises:
+            MethodError: It is.
+        """
+        if not fine:
+            raise MethodError(f"{setting} is {getattr(self, setting)}, not {wanted}", where=self.name)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step is computed on.
+
+    Attributes:
+        inputs: One tensor per input of the model, on the device.
+        rows: Which of the examples they are.
+    """
+
+    inputs: tuple[Tensor, ...]
+    rows: Rows
+
+
+Loss = Callable[[Any, Batch], "Tensor"]
+"""From what the module returned and the batch to a scalar, the mean over the batch."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """News of a run.
+
+    Attributes:
+        epoch: The running epoch, from 1.
+        step: Finished steps of it.
+        steps: Steps of every epoch.
+        loss: Of the last step; the validation loss at the end of an epoch that has one.
+        validated: Whether ``loss`` is the validation loss.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    validated: bool = False
+
+
+def finetune(
+    model: TorchModel,
+    context: Context,
+    *,
+    epochs: int,
+    learning_rate: float = 1e-3,
+    batch: int = 128,
+    on_progress: Callable[[Tick], None] | None = None,
+) -> TorchModel:
+    """Train a copy of a model on the task's training examples.
+
+    Args:
+        model: The model; it stays as it is.
+        context: Data, seed, threads, and the folder for checkpoints.
+        epochs: Most passes over the data.
+        learning_rate: The highest one.
+        batch: Examples per step.
+        on_progress: Called after every step and every validation.
+
+    Returns:
+        The trained copy.
+
+    Raises:
+        MethodError: There are no labelled training examples, they do not match the model's output, or the loss is not
+            finite.
+        OSError: A checkpoint cannot be written.
+    """
+    from compressor.passes.loop import fit
+
+    training = _FineTuning(epochs=epochs, learning_rate=learning_rate, batch=batch)
+    examples = labelled_examples(context, training.name)
+    module = copy_of(model.module)
+    meaning = meaning_on(module, model, examples, context, training.name)
+    progress = fit(
+        module,
+        examples,
+        label_loss(meaning, examples),
+        training,
+        context,
+        fixed_batch=model.inputs[0].shape[0],
+        on_progress=on_progress,
+    )
+    step = Step(training.name, settings_of(training), (describe(progress, training),))
+    return replace(model, module=module, steps=(*model.steps, step))
+
+
+class _FineTuning(Training):
+    name: ClassVar[str] = "finetune"
+
+
+def labelled_examples(context: Context, where: str) -> Examples:
+    """The task's training examples.
+
+    Raises:
+        MethodError: There are none, or they have no labels.
+    """
+    examples = context.task.training()
+    if examples is None or len(examples) == 0:
+        raise MethodError("there are no training examples", where=where, mend="give data with a part to train on")
+    if examples.targets is None:
+        raise MethodError("the training examples have no labels", where=where, mend="give data with labels")
+    return examples
+
+
+def label_loss(meaning: Meaning, examples: Examples) -> Loss:
+    """The loss against the examples' labels, which must not be ``None``."""
+
+    def loss(outputs: Any, batch: Batch) -> Tensor:
+        found = first_output(outputs)
+        wanted = meaning.targets(np.asarray(examples.targets)[batch.rows])
+        return meaning.label_loss(found, wanted.to(found.device))
+
+    return loss
+
+
+def meaning_on(module: torch.nn.Module, model: TorchModel, examples: Examples, context: Context, where: str) -> Meaning:
+    """Run a module on some examples and tell what its output is.
+
+    Args:
+        module: In eval mode.
+        model: The model whose inputs it takes.
+        examples: All examples.
+        context: For the task's metric.
+        where: The method, for messages.
+
+    Raises:
+        MethodError: The labels do not match the output.
+    """
+    import torch
+
+    count = model.inputs[0].shape[0] or min(_SAMPLE, len(examples))
+    rows = np.arange(count) % len(examples)
+    with torch.inference_mode():
+        found = module(*(torch.from_numpy(np.ascontiguousarray(x[rows])) for x in examples.inputs))
+    return meaning_of(first_output(found), examples.targets, context.task.summary.metric, where)
+
+
+def first_output(found: Any) -> Tensor:
+    """The first tensor of whatever a module returned: a tensor, a tuple, a dictionary."""
+    import torch
+
+    return next(x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor))
+
+
+def settings_of(training: Training) -> dict[str, str | int | float | bool | None]:
+    """The settings for the record; lists are joined."""
+    return {key: ", ".join(value) if isinstance(value, tuple) else value for key, value in asdict(training).items()}
+
+
+def describe(progress: Progress, training: Training) -> str:
+    """One sentence on how training went."""
+    ran = f"Trained for {progress.epoch} of {training.epochs} epochs"
+    if progress.best is None or progress.first is None:
+        return f"{ran}; the last weights are kept."
+    if progress.best_epoch == 0:
+        return f"{ran}; no epoch lowered the validation loss of {progress.first:.4g}, so the weights stay as they were."
+    kept = f"the weights of epoch {progress.best_epoch} are kept"
+    return f"{ran}; {kept}: validation loss {progress.first:.4g} → {progress.best:.4g}."
+
+
+def set_training(module: torch.nn.Module, training: bool) -> None:
+    """Switch between training and eval mode; a graph from an exported program has one mode only and keeps it."""
+    try:
+        module.train(training)
+    except NotImplementedError:  # the graph itself, or one inside the module, refuses
+        for part in module.modules():
+            part.training = training

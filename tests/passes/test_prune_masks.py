@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from topologies import topology, torch_model
+from torch import nn
+
+from compressor.errors import MethodError
+from compressor.passes.base import Context
+from compressor.passes.prune_masks import Prune24, PruneUnstructured, two_of_four
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A task that must not be used."""
+
+
+NO_DATA = Context(Nothing())  # type: ignore[arg-type]
+SAYS = "saves neither bytes nor joules in a dense runtime"
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_smallest_weights_of_the_whole_model_are_zero(fraction: float) -> None:
+    model = topology("residual")
+    before = dict(model.module.named_parameters())
+    masked = PruneUnstructured(fraction=fraction).apply(model, NO_DATA)
+    after = dict(masked.module.named_parameters())
+    names = [name for name, value in before.items() if value.ndim > 1]
+    zero = torch.cat([after[name].flatten() == 0 for name in names])
+    sizes = torch.cat([before[name].abs().flatten() for name in names])
+    assert int(zero.sum()) == round(fraction * zero.numel())
+    assert sizes[zero].max() <= sizes[~zero].min()
+    for name, value in before.items():
+        kept = after[name] != 0
+        assert torch.equal(after[name][kept], value[kept])
+        assert value.ndim > 1 or torch.equal(after[name], value)
+    assert SAYS in masked.steps[-1].notes[0]
+    assert masked.steps[-1].notes[1] == f"{int(zero.sum()):,} of {zero.numel():,} weights in 7 layers are 0."
+    assert sum(p.numel() for p in after.values()) == sum(p.numel() for p in before.values())
+
+
+def test_rules() -> None:
+    model = topology("residual")
+    masked = PruneUnstructured(fraction=0.5, rules=("include 5",)).apply(model, NO_DATA)
+    changed = {
+        name
+        for name, value in masked.module.named_parameters()
+        if not torch.equal(value, model.module.get_parameter(name))
+    }
+    assert changed == {"5.weight"}
+
+
+def test_two_of_every_four_inputs() -> None:
+    model = topology("residual")
+    masked = Prune24().apply(model, NO_DATA)
+    for name in ("1.conv1.weight", "5.weight"):
+        rows = masked.module.get_parameter(name).movedim(1, -1).reshape(-1, 4)
+        assert bool(((rows == 0).sum(1) == 2).all())
+    assert torch.equal(masked.module.get_parameter("0.0.weight"), model.module.get_parameter("0.0.weight"))
+    notes = masked.steps[-1].notes
+    assert SAYS in notes[0]
+    assert notes[-1] == "Left alone, as their inputs do not come in fours: 0.0."
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(0, 100))
+def test_mask_keeps_the_two_largest(rows: int, fours: int, kernel: int, seed: int) -> None:
+    weight = torch.randn(rows, 4 * fours, kernel, generator=torch.Generator().manual_seed(seed))
+    mask = two_of_four(weight)
+    assert mask.shape == weight.shape
+    values = weight.abs().movedim(1, -1).reshape(-1, 4)
+    kept = mask.movedim(1, -1).reshape(-1, 4)
+    assert bool((kept.sum(1) == 2).all())
+    assert bool((values.masked_fill(~kept, 9).min(1).values >= values.masked_fill(kept, 0).max(1).values).all())
+
+
+def test_even_of_equal_weights_two_go() -> None:
+    assert two_of_four(torch.ones(1, 8)).tolist() == [[True, True, False, False] * 2]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, 1.5, -0.1, float("nan")])
+def test_fraction_out_of_range(fraction: float) -> None:
+    with pytest.raises(MethodError) as caught:
+        PruneUnstructured(fraction=fraction)
+    assert str(caught.value) == f"prune-unstructured: fraction is {fraction}, not a share above 0 and below 1"
+
+
+@pytest.mark.parametrize(
+    ("method", "module", "message"),
+    [
+        (PruneUnstructured(), nn.ReLU(), "prune-unstructured: the model has no convolution or product with weights"),
+        (
+            PruneUnstructured(rules=("exclude *",)),
+            nn.Sequential(nn.Linear(6, 2)),
+            "prune-unstructured: the rules leave no layer to prune",
+        ),
+        (
+            Prune24(),
+            nn.Sequential(nn.Linear(6, 2)),
+            "prune-2:4: no linear layer or convolution that may be touched has a multiple of 4 inputs",
+        ),
+    ],
+    ids=["no layer", "excluded", "six inputs"],
+)
+def test_errors(method: PruneUnstructured | Prune24, module: nn.Module, message: str) -> None:
+    with pytest.raises(MethodError) as caught:
+        method.apply(torch_model(module, torch.randn(2, 6)), NO_DATA)
+    assert str(caught.value) == message
