@@ -25,7 +25,7 @@ demo: $(VENV)/.installed  ## Compress the model that the package carries and sho
 	$(BIN)/python -m compressor demo
 
 test: lint  ## Check and test everything.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-dev  ## Style, types, layers.
 	$(BIN)/ruff format --check .

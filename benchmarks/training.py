@@ -57,7 +57,7 @@ def export(model: nn.Module, example: Tensor, target: Path) -> Path:
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    beside = target.with_suffix(".partial")
+    beside = target.with_name(f".{target.stem}.partial.pt2")
     torch.export.save(program, beside)
     beside.replace(target)
     return target

@@ -1,12 +1,9 @@
 """The protocol: a worker per arm, warm-up until steady, interleaved blocks, idle windows, discard and rerun.
 
-Every block has fresh workers. Where a process happens to find its memory moves its speed by about 1 % for as long as
-it lives, several times what the windows of one process scatter by; blocks of the same processes would share that luck,
-and the interval would leave it out (``benchmarks/process_scatter.py`` shows it). Repeating at the level that varies is
-the advice of Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013.
-
-The order of the arms within a block is random and is then walked back (A B C, C B A), so that a drift that is linear
-over the block, such as a warming chip, falls on every arm alike.
+Every block has fresh workers. Where a process happens to find its memory moves its speed for as long as it lives, by
+more than its own windows scatter by; blocks of the same processes would share that luck, and the interval would leave
+it out (``python -m benchmarks.process_scatter`` shows both). Repeating at the level that varies is the advice of
+Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013.
 """
 
 from __future__ import annotations
