@@ -224,7 +224,8 @@ def _cached_outputs(
     path = None if context.workdir is None else context.workdir / f"teacher-{key}.npy"
     if path is not None and path.exists():
         return np.load(path, mmap_mode="r")
-    partial = None if path is None else path.with_suffix(".partial")
+    # A name of its own for each process: several train together, and a file cut short under a map is a bus error.
+    partial = None if path is None else path.with_suffix(f".{os.getpid()}.partial")
     made: NDArray[np.generic] | None = None
     count = len(examples)
     with torch.inference_mode():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +15,12 @@ from compressor import compare as comparing
 from compressor.benchmark.plan import make_plan
 from compressor.benchmark.runner import Arm, BenchmarkResult, run_benchmark
 from compressor.environment import cpu_features
-from compressor.errors import CompressorError, MethodError, RecipeError, nearest
+from compressor.errors import MethodError, RecipeError, nearest
 from compressor.passes.base import Context, GraphPass, TorchPass
 from compressor.passes.registry import make_pass, works_on_torch
 from compressor.pipeline.costs import Costs
 from compressor.pipeline.job import Job, Listener, Method, Outcome
+from compressor.pipeline.stages import Exported, Made, Scored, intact, prove
 from compressor.report.headline import headline, warnings_of
 from compressor.report.html import render_html
 from compressor.report.markdown import render_markdown
@@ -27,12 +28,10 @@ from compressor.results import (
     SCHEMA,
     Artifact,
     KernelCounts,
-    ModelSummary,
     Parity,
     Report,
     Score,
     StageCost,
-    TaskSummary,
 )
 from compressor.store.records import dump_report
 from compressor.store.runfolder import RunFolder, open_run, write_beside
@@ -95,39 +94,6 @@ def compress(model: str | Path, *, method: str | Method | Sequence[str | Method]
     return run(Job(model=Path(model), methods=methods, **options))
 
 
-@dataclass(frozen=True)
-class _Exported:
-    """The baselines: what the user's model is, and its files."""
-
-    model: ModelSummary
-    artifacts: dict[str, Artifact]
-    parity: dict[str, Parity]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """The baselines' scores and kernels."""
-
-    task: TaskSummary
-    kernels: dict[str, KernelCounts | None]
-    scores: dict[str, Score]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What one method made of the model."""
-
-    arm: str
-    artifact: Artifact
-    program: str | None
-    """The torch side, for the next torch method; ``None`` once the model is a graph."""
-    kernels: KernelCounts | None
-    score: Score
-    parity: Parity
-
-
 class _Line:
     def __init__(self, job: Job, listener: Listener | None, command: str) -> None:
         if not job.methods:
@@ -170,13 +136,13 @@ class _Line:
         with open_run(final, self._settings(), overwrite=self.job.overwrite) as folder:
             stages = len(self.passes)
             folder.require_space(SPACE_BYTES + (SPACE_PER_MODEL + 2 * stages) * self.job.model.stat().st_size)
-            exported = self._stage(folder, "export", _Exported, lambda: self._export(folder.path))
+            exported = self._stage(folder, "export", Exported, lambda: self._export(folder.path))
             self._take_fixed_batch(exported.artifacts[ONNX_ARM])
-            scored = self._stage(folder, "score", _Scored, lambda: self._score(folder.path, exported))
-            chain: list[_Made] = []
+            scored = self._stage(folder, "score", Scored, lambda: self._score(folder.path, exported))
+            chain: list[Made] = []
             for index, one in enumerate(self.job.methods):
                 work = self._work(folder.path, index, chain, exported)
-                chain.append(self._stage(folder, self._stage_name(index, one), _Made, work))
+                chain.append(self._stage(folder, self._stage_name(index, one), Made, work))
             chosen, undone = self._choose(chain, scored)
             result = self._stage(
                 folder,
@@ -196,7 +162,7 @@ class _Line:
 
     # --- the stages --------------------------------------------------------------------------------------------
 
-    def _export(self, folder: Path) -> _Exported:
+    def _export(self, folder: Path) -> Exported:
         from compressor.export import check_parity, describe_onnx, export_onnx, export_program
         from compressor.model.base import OnnxModel
         from compressor.onnx_file import copy_onnx
@@ -213,7 +179,7 @@ class _Line:
         if isinstance(model, OnnxModel):
             copy_onnx(model.path, baseline / "model.onnx")
             artifacts[ONNX_ARM] = describe_onnx(baseline / "model.onnx", (), folder)
-            return _Exported(model.summary, artifacts, parity, ())
+            return Exported(model.summary, artifacts, parity, ())
         artifacts[TORCH_ARM] = _inside(export_program(model, baseline / "model.pt2"), folder, baseline / "model.pt2")
         artifacts[ONNX_ARM] = _inside(export_onnx(model, baseline / "model.onnx"), folder, baseline / "model.onnx")
         task = self._ensure_task(folder, artifacts)
@@ -225,9 +191,9 @@ class _Line:
             tolerance=PARITY_TOLERANCE,
         )
         notes = tuple(note for step in model.steps for note in step.notes)
-        return _Exported(model.summary, artifacts, parity, notes)
+        return Exported(model.summary, artifacts, parity, notes)
 
-    def _score(self, folder: Path, exported: _Exported) -> _Scored:
+    def _score(self, folder: Path, exported: Exported) -> Scored:
         from compressor.runtimes.registry import open_session
 
         task = self._ensure_task(folder, exported.artifacts)
@@ -237,12 +203,12 @@ class _Line:
             session = open_session(folder / artifact.path, threads=os.cpu_count() or 1)
             kernels[arm] = session.kernels()
             scores[arm] = task.evaluate(session.predict)
-        return _Scored(task.summary, kernels, scores, (*exported.notes, *getattr(task, "notes", ())))
+        return Scored(task.summary, kernels, scores, (*exported.notes, *getattr(task, "notes", ())))
 
-    def _work(self, folder: Path, index: int, chain: Sequence[_Made], exported: _Exported) -> Callable[[], _Made]:
+    def _work(self, folder: Path, index: int, chain: Sequence[Made], exported: Exported) -> Callable[[], Made]:
         return lambda: self._compress(folder, index, chain, exported)
 
-    def _compress(self, folder: Path, index: int, chain: Sequence[_Made], exported: _Exported) -> _Made:
+    def _compress(self, folder: Path, index: int, chain: Sequence[Made], exported: Exported) -> Made:
         """Apply one method to what the methods before it made, export and score the result."""
         from compressor.export import check_parity, describe_onnx, export_onnx, export_program
         from compressor.runtimes.registry import open_session
@@ -269,14 +235,14 @@ class _Line:
         session = open_session(target, threads=os.cpu_count() or 1)
         kernels = session.kernels()
         if not works_on_torch(name):
-            _prove(name, arm, artifact, kernels)
+            prove(name, arm, artifact, kernels)
         first = next(iter(exported.artifacts))
         reference = open_session(folder / exported.artifacts[first].path, threads=os.cpu_count() or 1)
         parity = check_parity(reference, session, _some(task), reference_name=first, tolerance=None)
         where = None if program is None else str(program.relative_to(folder))
-        return _Made(arm, artifact, where, kernels, task.evaluate(session.predict), parity)
+        return Made(arm, artifact, where, kernels, task.evaluate(session.predict), parity)
 
-    def _choose(self, chain: Sequence[_Made], scored: _Scored) -> tuple[_Made, str]:
+    def _choose(self, chain: Sequence[Made], scored: Scored) -> tuple[Made, str]:
         """The last stage whose score is within the margin; the last of all if none is."""
         before = scored.scores[ONNX_ARM]
         losses = [(before.value - m.score.value) * (1 if before.higher_is_better else -1) for m in chain]
@@ -289,7 +255,7 @@ class _Line:
         )
 
     def _measure(
-        self, folder: Path, exported: _Exported, scored: _Scored, chain: Sequence[_Made], chosen: _Made
+        self, folder: Path, exported: Exported, scored: Scored, chain: Sequence[Made], chosen: Made
     ) -> BenchmarkResult:
         def arm(name: str, role: Any, of: str) -> Arm:
             artifact = exported.artifacts[of]
@@ -314,10 +280,10 @@ class _Line:
 
     def _report(
         self,
-        exported: _Exported,
-        scored: _Scored,
-        chain: Sequence[_Made],
-        chosen: _Made,
+        exported: Exported,
+        scored: Scored,
+        chain: Sequence[Made],
+        chosen: Made,
         result: BenchmarkResult,
         costs: Sequence[StageCost],
         undone: str,
@@ -354,7 +320,7 @@ class _Line:
         warnings = (*([undone] if undone else []), *warnings_of(report), *result.warnings)
         return replace(report, headline=headline(report), warnings=warnings)
 
-    def _deliver(self, folder: Path, chosen: _Made, report: Report) -> None:
+    def _deliver(self, folder: Path, chosen: Made, report: Report) -> None:
         """Put the chosen model in its place and write the report."""
         place = (folder / chosen.artifact.path).parent
         for file in place.iterdir():
@@ -379,7 +345,7 @@ class _Line:
         known = folder.finished(name)
         if known is not None:
             found = adapter.validate_python(known["record"])
-            if _intact(found, folder.path):
+            if intact(found, folder.path):
                 self._tell(name, resumed=True)
                 return found
         self._tell(name, resumed=False)
@@ -408,7 +374,7 @@ class _Line:
             )
         return self.original
 
-    def _torch_model(self, folder: Path, chain: Sequence[_Made]) -> TorchModel:
+    def _torch_model(self, folder: Path, chain: Sequence[Made]) -> TorchModel:
         """What a torch method works on: the user's model, or what the method before made of it."""
         from compressor.model.base import OnnxModel
         from compressor.model.load import load_model
@@ -510,41 +476,12 @@ class _Line:
         }
 
 
-def _prove(method: str, arm: str, artifact: Artifact, kernels: KernelCounts | None) -> None:
-    """An int8 graph whose kernels all stay in fp32 is an error, unless the method measured that this is best."""
-    if artifact.steps[-1].settings.get("kept_fp32") or not method.startswith("int8"):
-        return
-    if kernels is not None and kernels.low_precision == 0:
-        why = "; ".join(sorted(set(kernels.left.values()))) or "the graph has no such operator"
-        raise MethodError(
-            f"no operator will run in int8 ({why})", where=arm, mend="the model is left as it was; try another method"
-        )
-
-
 def _plain(value: object) -> str | int | float | bool | None:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
 def _some(task: Task) -> Arrays:
     return tuple(x[:PARITY_EXAMPLES] for x in task.test().inputs)
-
-
-def _intact(record: object, folder: Path) -> bool:
-    """Whether the files that a stage recorded are still what they were."""
-    from compressor.export import sha256_of
-
-    artifacts: list[Artifact] = []
-    if isinstance(record, _Exported):
-        artifacts = list(record.artifacts.values())
-    elif isinstance(record, _Made):
-        artifacts = [record.artifact]
-        if record.program is not None and not (folder / record.program).is_file():
-            return False
-    try:
-        files = [(folder / artifact.path, artifact.sha256) for artifact in artifacts]
-        return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in files)
-    except CompressorError:
-        return False
 
 
 def _inside(artifact: Artifact, folder: Path, path: Path) -> Artifact:

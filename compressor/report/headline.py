@@ -25,6 +25,9 @@ def headline(report: Report) -> str:
     if not report.comparisons:
         return "Nothing was compared"
     comparison = report.comparisons[0]
+    kept = _kept_fp32(report, comparison)
+    if kept:
+        return kept
     parts = [_saving(report, comparison)]
     if comparison.score is not None:
         parts.append(_score(report, comparison.score))
@@ -69,6 +72,15 @@ def warnings_of(report: Report) -> tuple[str, ...]:
     if busy > BUSY:
         found.append(f"Other processes kept {numbers.percent(busy)} of the cores busy before the run.")
     return tuple(found)
+
+
+def _kept_fp32(report: Report, comparison: Comparison) -> str:
+    """The outcome of a method that measured that it does not pay; empty for any other."""
+    candidate = next(m for m in report.measurements if m.arm == comparison.candidate)
+    steps = candidate.artifact.steps
+    if not steps or not steps[-1].settings.get("kept_fp32"):
+        return ""
+    return f"Kept in fp32: {steps[-1].method} does not pay anywhere in this model on {candidate.environment.cpu}"
 
 
 def _saving(report: Report, comparison: Comparison) -> str:
