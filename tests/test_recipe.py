@@ -58,3 +58,14 @@ def test_missing_file() -> None:
 def test_published_schema_is_current() -> None:
     published = json.loads((ROOT / "compressor" / "schemas" / "recipe.schema.json").read_text())
     assert published == recipe_schema(), "write it anew with `make schema`"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_ready_recipes_load_and_say_what_they_reached(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.about
+    assert {"model", "machine", "command"} <= recipe.reached.keys()
+
+
+def test_there_are_ready_recipes() -> None:
+    assert list((ROOT / "recipes").glob("*.yaml"))
