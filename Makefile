@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV): a minute or two, once"
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,hf,openvino]'
 	@touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed  ## Compress the model that the package carries and show what it saved.

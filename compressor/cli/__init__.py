@@ -1,0 +1,83 @@
+"""The command line: parse, call one function, print. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from compressor.cli.inspect import inspect
+from compressor.cli.measure import bench, compare, meters
+from compressor.cli.options import INTERRUPTED
+from compressor.cli.run import demo, run_command
+from compressor.errors import CompressorError, nearest
+
+
+class _Main(click.Group):
+    """A group whose unnamed command is the main job: ``compress model.pt`` needs no verb."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {"--help", "-h", "--version"}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["run", *args]
+        return super().parse_args(ctx, args or ["--help"])
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in self.commands if name != "run"]
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] MODEL")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix=" " * 7)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.commands["run"].format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="compressor", prog_name="compressor")
+def cli() -> None:
+    """Compress a trained PyTorch model and prove what it saves.
+
+    Loads MODEL, compresses it, exports it to ONNX, runs the old and the new side by side under energy meters, and
+    writes a report: the accuracy kept, the joules per inference, how sure that is, and when the compression has paid
+    for itself.
+    """
+
+
+for _command in (run_command, demo, inspect, bench, compare, meters):
+    cli.add_command(_command)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _usage_message(error: click.UsageError) -> str:
+    """Click's message, with the nearest known name where a name was misspelt."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        known = [name for parameter in error.ctx.command.params for name in parameter.opts]
+        return f"there is no option {error.option_name}; {nearest(error.option_name, known)}"
+    return _one_line(error.format_message())
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 a check asked for failed, 2 bad input, 130 interrupted."""
+    try:
+        cli(standalone_mode=False)
+        code = 0
+    except CompressorError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except click.UsageError as error:
+        click.echo(f"error: {_usage_message(error)}", err=True)
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: finished stages are kept; the same command goes on from there", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

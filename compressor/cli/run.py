@@ -1,0 +1,112 @@
+"""``compress MODEL`` and ``compress demo``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compressor.cli.options import INTERRUPTED, command_line, judging, measuring, metering, reading
+from compressor.errors import CompressorError, nearest
+
+
+@click.command("run", hidden=True)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Compression method; several are applied in order.  [default: int8]",
+)
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML file with methods, their settings and other options.",
+)
+@click.option(
+    "--by-rule",
+    is_flag=True,
+    help="int8 by the architecture alone, for a target that is not here, instead of by what pays on this processor.",
+)
+@judging
+@reading
+@measuring
+@metering
+@click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="Of everything random.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.  [default: compressed/MODEL-METHOD]"
+)
+@click.option("--overwrite", is_flag=True, help="Start over, and replace what is in the folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else.")
+@click.pass_context
+def run_command(
+    ctx: click.Context, /, as_json: bool, preset: str | None, recipe: Path | None, by_rule: bool, **options: Any
+) -> None:
+    """Compress MODEL, measure it against the original and write a report."""
+    from compressor.pipeline import Job, Method
+
+    model, names = options["model"], options["methods"]
+    steps: list[tuple[str, Any]] = [(name, {}) for name in names or ("int8",)]
+    if recipe is not None:
+        from compressor.recipe import load_recipe
+
+        held = load_recipe(recipe)
+        steps = steps if names else held.steps()
+        given = click.core.ParameterSource.COMMANDLINE
+        options |= {k: v for k, v in held.options().items() if ctx.get_parameter_source(k) is not given}
+    if by_rule:
+        steps = [(name, {**settings, "by_rule": True} if name == "int8" else settings) for name, settings in steps]
+    options["methods"] = tuple(Method(name, settings) for name, settings in steps)
+    if not model.exists() and model.parent == Path() and not model.suffix:
+        # A misspelt command looks like a model's name.
+        raise CompressorError("no such file or command", where=model, mend=nearest(model.name, _commands(ctx)))
+    _run(Job(preset=preset or "default", **options), as_json, command_line())
+
+
+def _commands(ctx: click.Context) -> list[str]:
+    group = ctx.parent.command if ctx.parent else None
+    return group.list_commands(ctx) if isinstance(group, click.Group) else []
+
+
+@click.command()
+@measuring
+@metering
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    default=Path("compressed/demo-int8"),
+    show_default=True,
+    help="Folder to write.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else.")
+def demo(as_json: bool, preset: str | None, **options: Any) -> None:
+    """Compress the ResNet that the package carries, offline.
+
+    It was trained on Fashion-MNIST; 2 000 of the 10 000 official test pictures come with it.
+    """
+    from importlib import resources
+
+    from compressor.pipeline import Job
+
+    with resources.as_file(resources.files("compressor.demo") / "resnet8.pt2") as model:
+        job = Job(model=model, data="demo", preset=preset or "quick", overwrite=True, **options)
+        _run(job, as_json, command_line())
+
+
+def _run(job: Any, as_json: bool, command: str) -> None:
+    from compressor.console import Bars, print_outcome
+    from compressor.pipeline import run
+
+    with Bars(quiet=as_json or not sys.stderr.isatty()) as bars:
+        outcome = run(job, bars, command)
+    if as_json:
+        click.echo((outcome.folder / "report.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        print_outcome(outcome)
+    if outcome.interrupted:
+        sys.exit(INTERRUPTED)
