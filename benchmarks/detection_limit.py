@@ -42,7 +42,7 @@ def main(
         )
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
-        file = export(resnet18().eval(), torch.zeros(2, 1, 28, 28), Path(folder) / "resnet18.pt2")
+        file = export(resnet18().eval(), (torch.zeros(2, 1, 28, 28),), Path(folder) / "resnet18.pt2")
         job = BenchJob((file,), ("onnxruntime",), (batch,), preset=preset, meters=meters, seed=seed)
         (run,) = run_bench(job).runs
     if not run.control:

@@ -1,65 +1,71 @@
-"""NVML's energy counter against integrated power, and joules per inference in fp32, fp16 and bf16, on an NVIDIA GPU.
+"""Joules per item or token of transformers on an NVIDIA GPU, in every precision that it has; and the counter itself.
 
-``python -m benchmarks.gpu_energy`` writes ``results/gpu_energy.json``; it needs a CUDA build of torch. First a matrix
-product of a known size keeps the GPU busy while both the counter and the power sensor are read; then one model runs at
-three precisions in random order, block by block. The device is synchronised at both edges of every window.
+``python -m benchmarks.gpu_energy`` writes ``results/gpu-DEVICE.json``, after every case, and takes finished cases up
+from there; it needs a CUDA build of torch and the ``hf`` extra. First the counter: its update period as probed, and its
+joules against integrated power while a matrix product of a known size keeps the GPU busy. Then models of BERT-base's,
+ViT-base's and a 1.2-billion-parameter Llama's size, at batch 1, 8 and 32: all forms of a model run block by block in
+random order and back, the device synchronised at both edges of every window. A twin of the fp32 model gives the
+detection limit. What costs more in a lower precision is listed as such.
 """
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import click
 import torch
 
-from benchmarks.cases import ROOT
-from benchmarks.recording import machine, save
+from benchmarks.gpu_models import FORMS, MODELS, Form, Work, build, in_form, work_of
+from benchmarks.recording import RESULTS, machine, save
 from compressor import stats
-from compressor.errors import MeterError
-from compressor.meters.base import energy_between
+from compressor.errors import CompressorError, MeterError, nearest
+from compressor.meters.base import Meter, energy_between
 from compressor.meters.nvml import open_nvml
-from compressor.meters.sampling import CombinedMeter, SampledMeter
+from compressor.meters.sampling import SampledMeter
+from compressor.model.signature import one_line
 
-sys.path.insert(0, str(ROOT / "examples"))
-from resnet import resnet18
-
-DOMAIN = "gpu-0"
+DOMAIN, DEVICE = "gpu-0", "cuda:0"
 SAMPLE_S = 0.02
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SHORTEST_S, PERIODS = 2.0, 100
+"""A window lasts at least so long, and so many update periods of the counter."""
+AGAINST = ("fp32", "bf16", "bf16 compiled")
+"""What a lower precision is asked to beat."""
 
 
-def power_meter(counter: CombinedMeter) -> SampledMeter:
-    """The same GPU's power sensor, sampled and integrated, beside the counter."""
-    import pynvml
-
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    return SampledMeter(counter.info, lambda: {DOMAIN: 1e-3 * float(pynvml.nvmlDeviceGetPowerUsage(handle))}, SAMPLE_S)
-
-
-def window(meters: list, work: Callable[[], object], seconds: float) -> tuple[list[float], float, int]:
+def window(
+    meters: Sequence[Meter], work: Work, seconds: float, synchronize: Callable[[], None]
+) -> tuple[list[float], float, int]:
     """Joules by each meter, elapsed seconds and calls of a window of at least that length."""
-    torch.cuda.synchronize()
+    synchronize()
     before, started, calls = [m.read() for m in meters], time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         work()
         calls += 1
         # Else the queue runs far ahead of the clock.
-        torch.cuda.synchronize()
+        synchronize()
     after, elapsed = [m.read() for m in meters], time.perf_counter() - started
     joules = [energy_between(a, b, "nvml")[f"nvml/{DOMAIN}"] for a, b in zip(before, after, strict=True)]
     return joules, elapsed, calls
 
 
-def against_power(counter: CombinedMeter, size: int, blocks: int, seconds: float) -> dict[str, object]:
+def against_power(counter: Meter, size: int, blocks: int, seconds: float) -> dict[str, Any]:
     """The counter's joules over those of integrated power, on one matrix product after the other."""
-    a, b = (torch.randn(size, size, device="cuda") for _ in range(2))
-    sampled = power_meter(counter)
+    import pynvml
+
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    a, b = (torch.randn(size, size, device=DEVICE) for _ in range(2))
+    sampled = SampledMeter(
+        counter.info, lambda: {DOMAIN: 1e-3 * float(pynvml.nvmlDeviceGetPowerUsage(handle))}, SAMPLE_S
+    )
     try:
-        window([counter], lambda: a @ b, seconds)  # warm-up
-        found = [window([counter, sampled], lambda: a @ b, seconds) for _ in range(blocks)]
+        window([counter], lambda: a @ b, seconds, torch.cuda.synchronize)  # warm-up
+        found = [window([counter, sampled], lambda: a @ b, seconds, torch.cuda.synchronize) for _ in range(blocks)]
     finally:
         sampled.close()
     counted, integrated = [f[0][0] for f in found], [f[0][1] for f in found]
@@ -73,40 +79,145 @@ def against_power(counter: CombinedMeter, size: int, blocks: int, seconds: float
     return {"size": size, "ratio": ratio, "ci95": interval, "watts": watts, "flops": flops, "window_s": seconds}
 
 
-def by_precision(counter: CombinedMeter, batch: int, blocks: int, seconds: float, seed: int) -> dict[str, object]:
-    """Joules per inference of ResNet-18 (224x224 pictures) at each precision, against fp32."""
-    order = random.Random(seed)
-    torch.manual_seed(seed)
-    models = {n: resnet18().eval().to("cuda", t) for n, t in PRECISIONS.items()}
-    inputs = {n: torch.randn(batch, 1, 224, 224, device="cuda", dtype=t) for n, t in PRECISIONS.items()}
-    joules: dict[str, list[float]] = {name: [] for name in PRECISIONS}
+def side_by_side(
+    works: Mapping[str, Work],
+    items: int,
+    meter: Meter,
+    *,
+    blocks: int,
+    seconds: float,
+    seed: int,
+    synchronize: Callable[[], None],
+) -> dict[str, dict[str, list[float]]]:
+    """Joules and seconds per item of each work in each block, every block there and back in random order.
+
+    Args:
+        works: One call of each form.
+        items: What one call makes.
+        meter: Read at the edges of each window.
+        blocks: How many.
+        seconds: Least length of a window.
+        seed: Of the order.
+        synchronize: Waits until the device has nothing left to do.
+    """
+    order, names = random.Random(seed), list(works)
+    found: dict[str, dict[str, list[float]]] = {name: {"joules": [], "seconds": []} for name in names}
+    for _ in range(blocks):
+        there = order.sample(names, len(names))
+        sums = {name: [0.0, 0.0, 0] for name in names}
+        for name in [*there, *reversed(there)]:
+            (used,), elapsed, calls = window([meter], works[name], seconds, synchronize)
+            sums[name] = [sums[name][0] + used, sums[name][1] + elapsed, sums[name][2] + calls * items]
+        for name, (used, elapsed, count) in sums.items():
+            found[name]["joules"].append(used / count)
+            found[name]["seconds"].append(elapsed / count)
+    return found
+
+
+def judged(found: Mapping[str, Mapping[str, list[float]]]) -> dict[str, Any]:
+    """Means, ratios and what costs more, from the joules of each block; the twin's interval is the detection limit."""
+    first, twin = (form.name for form in FORMS[:2])
+    aa, held = stats.ratio_interval(found[first]["joules"], found[twin]["joules"])
+    limit = None if held is None else max(held[1] / aa, aa / held[0]) - 1
+    sound = held is not None and held[0] <= 1 <= held[1]
+    forms: dict[str, Any] = {}
+    costs: list[dict[str, Any]] = []
+    for name, values in found.items():
+        mean, inside = stats.geometric_mean(values["joules"])
+        forms[name] = {"joules": mean, "ci95": inside, "seconds": stats.geometric_mean(values["seconds"])[0]}
+        for other in [other for other in AGAINST if other in found and other != name]:
+            ratio, interval = stats.ratio_interval(found[other]["joules"], values["joules"])
+            forms[name][f"ratio to {other}"] = {"ratio": ratio, "ci95": interval}
+            lower = AGAINST.index(other) < AGAINST.index(name) if name in AGAINST else name != twin
+            beyond = interval is not None and limit is not None and interval[0] > 1 and ratio > 1 + limit
+            if sound and lower and beyond:
+                costs.append({"form": name, "against": other, "ratio": ratio, "ci95": interval})
+    return {"forms": forms, "detection_limit": limit, "control_passed": sound, "costs": costs}
+
+
+def case(name: str, batch: int, meter: Meter, blocks: int, seconds: float, seed: int) -> dict[str, Any]:
+    """All forms of one model at one batch size; a form that does not run is told with its reason."""
+    works: dict[str, Work] = {}
+    not_run: dict[str, str] = {}
+    for form in FORMS:
+        try:
+            works[form.name] = _ready(name, form, batch)
+        except CompressorError as error:
+            not_run[form.name] = str(error)
+        except Exception as error:  # torch.cuda.OutOfMemoryError, a kernel that is missing, the compiler's own
+            not_run[form.name] = one_line(error)
+    missing = [form.name for form in FORMS[:2] if form.name in not_run]
+    if missing:
+        raise click.ClickException(f"{name}, batch {batch}: {missing[0]} does not run: {not_run[missing[0]]}")
     with torch.inference_mode():
-        for name in PRECISIONS:
-            window([counter], lambda n=name: models[n](inputs[n]), seconds)  # warm-up
-        for _ in range(blocks):
-            there = order.sample(list(PRECISIONS), len(PRECISIONS))
-            both = {name: [0.0, 0] for name in PRECISIONS}
-            for name in [*there, *reversed(there)]:
-                (used,), _, calls = window([counter], lambda n=name: models[n](inputs[n]), seconds)
-                both[name] = [both[name][0] + used, both[name][1] + calls * batch]
-            for name, (used, count) in both.items():
-                joules[name].append(used / count)
-    found: dict[str, object] = {}
-    for name in PRECISIONS:
-        mean, inside = stats.geometric_mean(joules[name])
-        ratio, interval = stats.ratio_interval(joules["fp32"], joules[name])
-        found[name] = {"joules": mean, "ci95": inside, "ratio_to_fp32": ratio, "ratio_ci95": interval}
-        print(f"{name}: {1e3 * mean:.3f} mJ per inference {inside}; ratio to fp32 {ratio:.4f} {interval}")
-    return {"model": "ResNet-18, 224x224, one channel", "batch": batch, "blocks": blocks, "precision": found}
+        for work in works.values():
+            window([meter], work, seconds, torch.cuda.synchronize)  # warm-up
+        started = meter.read()
+        time.sleep(seconds)
+        idle = energy_between(started, meter.read(), "nvml")[f"nvml/{DOMAIN}"] / seconds
+        found = side_by_side(
+            works,
+            batch * MODELS[name],
+            meter,
+            blocks=blocks,
+            seconds=seconds,
+            seed=seed,
+            synchronize=torch.cuda.synchronize,
+        )
+    return {
+        "model": name,
+        "batch": batch,
+        "per": "token" if MODELS[name] > 1 else "item",
+        "blocks": blocks,
+        "window_s": seconds,
+        "idle_w": idle,
+        **judged(found),
+        "not_run": not_run,
+    }
+
+
+def _ready(name: str, form: Form, batch: int) -> Work:
+    """A form of a model on the GPU, called once: a compiler works, and fails, in the first call."""
+    work = work_of(name, in_form(build(name), form, DEVICE), form, batch, DEVICE)
+    with torch.inference_mode():
+        work()
+    torch.cuda.synchronize()
+    return work
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """Print a case."""
+    limit = found["detection_limit"]
+    said = "unknown" if limit is None else f"{limit:.1%}"
+    control = "" if found["control_passed"] else "; the A/A control FAILED: no verdict"
+    print(f"{found['model']}, batch {found['batch']}: joules per {found['per']}; detection limit {said}{control}")
+    for name, form in found["forms"].items():
+        versus = form.get("ratio to fp32")
+        ratio = "" if versus is None else f"; {versus['ratio']:.3f} of fp32 {versus['ci95']}"
+        print(f"  {name:24} {1e3 * form['joules']:10.3f} mJ {form['ci95']}{ratio}")
+    for name, why in found["not_run"].items():
+        print(f"  {name:24} not run: {why}")
+    for cost in found["costs"]:
+        print(f"  COSTS MORE: {cost['form']} takes {cost['ratio']:.2f}× the energy of {cost['against']}")
+
+
+def _listed(text: str, known: Mapping[str, int]) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if wrong := [name for name in names if name not in known]:
+        raise click.UsageError(f"no model {wrong[0]!r}; {nearest(wrong[0], known)}")
+    return names
 
 
 @click.command(help=__doc__)
-@click.option("--size", default=8192, show_default=True, help="Of the matrices.")
-@click.option("--batch", default=64, show_default=True)
+@click.option("--models", default=",".join(MODELS), show_default=True)
+@click.option("--batches", default="1,8,32", show_default=True)
 @click.option("--blocks", default=5, show_default=True)
 @click.option("--window-s", type=float, help="[default: 100 update periods of the counter, at least 2 s]")
+@click.option("--size", default=8192, show_default=True, help="Of the matrices.")
 @click.option("--seed", default=0, show_default=True)
-def main(size: int, batch: int, blocks: int, window_s: float | None, seed: int) -> None:
+@click.option("--again", is_flag=True, help="Measure finished cases again.")
+def main(models: str, batches: str, blocks: int, window_s: float | None, size: int, seed: int, again: bool) -> None:
+    names, sizes = _listed(models, MODELS), [int(part) for part in batches.split(",")]
     if not torch.cuda.is_available():
         print("not run: no NVIDIA GPU" + ("" if torch.version.cuda else " (or torch is a build without CUDA)"))
         return
@@ -116,25 +227,43 @@ def main(size: int, batch: int, blocks: int, window_s: float | None, seed: int) 
         print(f"not run: {error}")
         return
     where = machine()
+    gpu = torch.cuda.get_device_name(0)
+    slug = "gpu-" + re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
     # fp32 means fp32: without TF32, which has 10 bits of mantissa.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    path = RESULTS / f"{slug}.json"
+    kept = json.loads(path.read_text())["cases"] if path.is_file() and not again else {}
     try:
-        seconds = window_s or max(2.0, 100 * counter.info.update_period_s)
+        seconds = window_s or max(SHORTEST_S, PERIODS * counter.info.update_period_s)
         period_ms = 1e3 * counter.info.update_period_s
-        print(f"{counter.info.source}; moves every {period_ms:.1f} ms; windows of {seconds:.1f} s")
+        print(f"{gpu}: {counter.info.source}; moves every {period_ms:.1f} ms; windows of {seconds:.1f} s")
         found: dict[str, object] = {
-            "gpu": torch.cuda.get_device_name(0),
+            "gpu": gpu,
             "source": counter.info.source,
             "update_period_s": counter.info.update_period_s,
             "resolution_j": counter.info.resolution_j,
             "against_power": against_power(counter, size, blocks, seconds),
-            "inference": by_precision(counter, batch, blocks, seconds, seed),
+            "cases": kept,
         }
+        command = (
+            f"python -m benchmarks.gpu_energy --models {models} --batches {batches} --blocks {blocks} --seed {seed}"
+        )
+        save(slug, command, found, where)
+        for name in names:
+            for batch in sizes:
+                key = f"{name}, batch {batch}"
+                if key not in kept:
+                    kept[key] = case(name, batch, counter, blocks, seconds, seed)
+                    torch.cuda.empty_cache()
+                    save(slug, command, found, where)
+                show(kept[key])
     finally:
         counter.close()
-    command = f"python -m benchmarks.gpu_energy --size {size} --batch {batch} --blocks {blocks} --seed {seed}"
-    print(save("gpu_energy", command, found, where).name)
+    print(path.name)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CompressorError as error:
+        sys.exit(f"error: {error}")

@@ -52,7 +52,7 @@ def main() -> None:
         augment=shifted_and_mirrored,
     )
     seconds = round(time.perf_counter() - started)
-    export(model, torch.zeros(2, 1, 28, 28), OUT / "resnet8.pt2")
+    export(model, (torch.zeros(2, 1, 28, 28),), OUT / "resnet8.pt2")
     # The slice: calibration from the training split, test from the test split, so they cannot overlap. Drawn, not
     # chosen: the first pictures of a seeded permutation, whatever the model makes of them.
     draw = np.random.default_rng(options.seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def cache() -> Path:
-    """Where trained models and unpacked data are kept: ``BENCHMARK_CACHE`` if set, else ``.cache`` in this folder."""
-    folder = Path(os.environ.get("BENCHMARK_CACHE", Path(__file__).parent / ".cache"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+from compressor.environment import cpu_features
 
 
 def fit(
@@ -41,7 +35,9 @@ def fit(
         model.train()
         for index in torch.randperm(len(x), generator=generator).split(batch):
             inputs = x[index] if augment is None else augment(x[index], generator)
-            loss = F.cross_entropy(model(inputs), y[index])
+            with half_products():
+                found = model(inputs)
+            loss = F.cross_entropy(found.float(), y[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -52,9 +48,15 @@ def fit(
     return model.eval()
 
 
-def export(model: nn.Module, example: Tensor, target: Path) -> Path:
-    """Write a model as an exported program with a free batch axis."""
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def half_products() -> torch.autocast:
+    """Products in bfloat16 where the processor has them, at half the time; weights stay float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled="avx512_bf16" in cpu_features())
+
+
+def export(model: nn.Module, example: tuple[Tensor, ...], target: Path) -> Path:
+    """Write a model as an exported program with a free batch axis; the example has a batch of 2."""
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, example, dynamic_shapes=tuple({0: batch} for _ in example))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     beside = target.with_name(f".{target.stem}.partial.pt2")
@@ -70,3 +72,9 @@ def shifted_and_mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
     x = F.pad(x, (2, 2, 2, 2))[:, :, top : top + height, left : left + width]
     mirrored = torch.rand(len(x), generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(3), x)
+
+
+def shifted_in_time(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift by up to 8 samples, the edge repeated; ``(N, C, T)`` to the same."""
+    left = int(torch.randint(0, 17, (1,), generator=generator))
+    return F.pad(x, (8, 8), mode="replicate")[:, :, left : left + x.shape[2]]

@@ -14,16 +14,23 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from compressor import compare as comparing
+from compressor.bench_files import copy_model, unique_name
 from compressor.benchmark.plan import make_plan
 from compressor.benchmark.runner import Arm, BenchmarkResult, run_benchmark
-from compressor.errors import DataError, ModelError, RecipeError, RuntimeUnavailableError, nearest
+from compressor.errors import DataError, RecipeError, RuntimeUnavailableError
+from compressor.generation import open_models, workloads
 from compressor.meters.base import MeterOptions
 from compressor.meters.registry import open_meter
-from compressor.results import SCHEMA, Artifact, BenchRecord, BenchRun, Plan, Score, TensorSpec
+from compressor.model.base import Arrays
+from compressor.model.hf_folder import limits, resolve
+from compressor.results import SCHEMA, BenchRecord, BenchRun, Plan, Score, TensorSpec
 from compressor.task.base import Task
+
+if TYPE_CHECKING:
+    from compressor.runtimes.base import Session
 
 SYNTHETIC_EXAMPLES = 64
 """Inputs drawn where no data are given; more if a batch is larger."""
@@ -44,9 +51,9 @@ class BenchJob:
     """What is asked for; the fields are the command line's options.
 
     Attributes:
-        files: ``.onnx`` and ``.pt2`` files; the first is the baseline.
+        files: ``.onnx`` and ``.pt2`` files, Hugging Face folders or names on their hub; the first is the baseline.
         runtimes: One per file, or one for all; empty for the usual runtime of each file's format. A ``.pt2`` is
-            exported to ONNX where ``onnxruntime`` is asked for.
+            exported to ONNX where a runtime of ONNX files is asked for.
         batches: Examples per call, each measured apart; empty for 1, or the models' own if that is fixed.
         threads: Threads of the runtime, each measured apart.
         data: Data as ``--data`` takes them; ``None`` to draw inputs from the first file's signature and score nothing.
@@ -57,6 +64,16 @@ class BenchJob:
         meters: Meters by name; empty for every measuring one that can be read, else ``cpu-time``.
         watts_per_core: For ``cpu-time``.
         seed: Of everything random.
+        prompt_tokens: For causal language models: tokens of the prompt. If this or ``new_tokens`` is given, the files
+            are Hugging Face folders or ONNX files with a cache, ``data`` is a text file, and prefill and decode are
+            measured apart, per token.
+        new_tokens: Tokens that are decoded one by one behind it.
+        each: Whether every file is run on every one of ``runtimes`` that can run it.
+        device: Where to run: ``cpu``, ``cuda`` or ``cuda:N``.
+        hf_task: Task of the Hugging Face models; by their architectures if ``None``.
+        trust_remote_code: Whether Python code that a Hugging Face folder brings may be run.
+        text: Columns of the text, or of the two texts of a pair; found by name if ``None``.
+        max_length: Tokens that every text is cut or padded to; ``None`` for 128.
     """
 
     files: tuple[Path, ...]
@@ -71,6 +88,14 @@ class BenchJob:
     meters: tuple[str, ...] = ()
     watts_per_core: float | None = None
     seed: int = 0
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    each: bool = False
+    device: str = "cpu"
+    hf_task: str | None = None
+    trust_remote_code: bool = False
+    text: tuple[str, ...] | None = None
+    max_length: int | None = None
 
 
 def run_bench(job: BenchJob, listener: Listener | None = None, command: str = "") -> BenchRecord:
@@ -88,57 +113,84 @@ def run_bench(job: BenchJob, listener: Listener | None = None, command: str = ""
         CompressorError: Anything in the input that the user can mend; see its subclasses.
         KeyboardInterrupt: Ctrl-C before the first block was begun.
     """
-    runtimes = _runtimes(job)
+    job = replace(job, files=tuple(resolve(file, trust_remote_code=job.trust_remote_code) for file in job.files))
+    job, runtimes = _runtimes(job)
     # Mistakes in names and numbers are told before any file is loaded.
     plans = [_plan(job, batch, threads) for batch in job.batches or (1,) for threads in job.threads]
     for name in job.meters:
         open_meter(name, MeterOptions(watts_per_core=job.watts_per_core)).close()
-    if job.metric is not None:
+    generating = job.prompt_tokens is not None or job.new_tokens is not None
+    if generating:
+        plans = workloads(plans, job.prompt_tokens, job.new_tokens)
+    elif job.metric is not None:
         from compressor.task.metrics import metric
 
         metric(job.metric)
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         if listener:
             listener.stage("load", resumed=False)
-        arms = _arms(job.files, runtimes, Path(folder))
-        inputs = _shared_inputs(arms)
-        plans = _at_fixed_batch(plans, inputs[0], asked=bool(job.batches))
-        task = _task(job, arms, inputs, max(plan.batch for plan in plans))
-        arms = _judged(arms, task)
-        runs, interrupted = _measure(job, arms, task, plans, listener)
+        if generating:
+            ready = open_models(
+                job.files, runtimes, plans, data=job.data, metric=job.metric, seed=job.seed, device=job.device
+            )
+            arms, examples, summary, notes = list(ready.arms), ready.prompts, ready.task, ready.notes
+        else:
+            arms = _arms(job, runtimes, Path(folder))
+            inputs = _shared_inputs(arms)
+            plans = _at_fixed_batch(plans, inputs[0], asked=bool(job.batches))
+            task = _task(job, arms, inputs, max(plan.batch for plan in plans))
+            arms = _judged(arms, task)
+            examples, summary, notes = task.test().inputs, task.summary, tuple(getattr(task, "notes", ()))
+        runs, interrupted = _measure(job, arms, examples, plans, listener)
     return BenchRecord(
         schema=SCHEMA,
         tool=f"compressor {version('compressor')}",
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        task=task.summary,
+        task=summary,
         runs=tuple(runs),
         interrupted=interrupted,
         settings=_settings(job),
         command=command,
-        notes=tuple(getattr(task, "notes", ())),
+        notes=notes,
     )
 
 
 # --- what is asked for ---------------------------------------------------------------------------------------------
 
 
-def _runtimes(job: BenchJob) -> list[str | None]:
-    """The runtime of each file, if one is named."""
-    from compressor.runtimes.registry import RUNTIMES
+def _runtimes(job: BenchJob) -> tuple[BenchJob, list[str | None]]:
+    """The job with a file for each arm, and the runtime of each, if one is named."""
+    from compressor.runtimes.device import CPU
+    from compressor.runtimes.registry import FORMATS, require
 
     if not job.files:
         raise RecipeError("no file was named", where="bench")
-    for name in job.runtimes:
-        if name not in RUNTIMES:
-            raise RuntimeUnavailableError(f"no runtime '{name}'", where="--runtime", mend=nearest(name, RUNTIMES))
+    # On the CPU the usual ones are always there, and torch is slow to import.
+    usual = [] if job.device == CPU else [FORMATS.get(file.suffix.lower(), "torch") for file in job.files]
+    require(tuple(dict.fromkeys(job.runtimes or usual)), job.device)
+    if job.each:
+        if not job.runtimes:
+            raise RecipeError("needs the runtimes that it is about", where="--each", mend="name them with --runtime")
+        pairs = [(file, name) for file in job.files for name in job.runtimes if _can_run(file, name)]
+        if left := [file for file in job.files if file not in {file for file, _ in pairs}]:
+            raise RuntimeUnavailableError(f"none of {', '.join(job.runtimes)} runs it", where=left[0])
+        return replace(job, files=tuple(file for file, _ in pairs)), [name for _, name in pairs]
     if len(job.runtimes) > 1 and len(job.runtimes) != len(job.files):
         raise RecipeError(
             f"names {len(job.runtimes)} runtimes for {len(job.files)} files",
             where="--runtime",
-            mend="name one for all, or one per file in their order; a file may stand twice",
+            mend="name one for all, one per file in their order, or add --each to run every file on each",
         )
     named = job.runtimes * len(job.files) if len(job.runtimes) == 1 else job.runtimes
-    return list(named) or [None] * len(job.files)
+    return job, list(named) or [None] * len(job.files)
+
+
+def _can_run(file: Path, runtime: str) -> bool:
+    """Whether a runtime runs a file, be it after an export to ONNX."""
+    from compressor.runtimes.registry import ONNX, PROGRAM, RUNTIMES, opens
+
+    exportable = file.is_dir() or file.suffix.lower() == PROGRAM
+    return opens(runtime, file) or (exportable and (ONNX in RUNTIMES[runtime].opens or file.is_dir()))
 
 
 def _plan(job: BenchJob, batch: int, threads: int) -> Plan:
@@ -171,63 +223,15 @@ def _settings(job: BenchJob) -> Mapping[str, str | int | float | bool | None]:
 # --- the files -----------------------------------------------------------------------------------------------------
 
 
-def _arms(files: Sequence[Path], runtimes: Sequence[str | None], folder: Path) -> list[Arm]:
+def _arms(job: BenchJob, runtimes: Sequence[str | None], folder: Path) -> list[Arm]:
     arms: list[Arm] = []
-    for index, (file, runtime) in enumerate(zip(files, runtimes, strict=True)):
+    for index, (file, runtime) in enumerate(zip(job.files, runtimes, strict=True)):
         place = folder / str(index)
         place.mkdir()
-        artifact, path = _copy(file, runtime, place)
-        name = _unique(file, runtime, files, [arm.name for arm in arms])
-        arms.append(Arm(name, "candidate" if arms else "baseline", artifact, path, runtime))
+        artifact, path = copy_model(file, runtime, place, hf_task=job.hf_task, trust_remote_code=job.trust_remote_code)
+        name = unique_name(file, runtime, job.files, [arm.name for arm in arms])
+        arms.append(Arm(name, "candidate" if arms else "baseline", artifact, path, runtime, device=job.device))
     return arms
-
-
-def _copy(file: Path, runtime: str | None, place: Path) -> tuple[Artifact, Path]:
-    """Screen a file and write the copy that will run; the artifact bears the file's own path."""
-    from compressor.export import describe_onnx, export_onnx, export_program
-    from compressor.model.base import OnnxModel
-    from compressor.model.identify import FileKind, identify
-    from compressor.model.load import load_model
-    from compressor.onnx_file import copy_onnx
-
-    if file.is_dir():
-        raise ModelError(
-            "is a folder; Hugging Face folders cannot be measured yet", where=file, mend="name an .onnx or .pt2 file"
-        )
-    kind = identify(file)
-    if kind not in (FileKind.ONNX, FileKind.EXPORTED_PROGRAM):
-        raise ModelError(
-            f"is a {kind.value}; bench takes ONNX files and exported programs",
-            where=file,
-            mend="'compress MODEL' writes both from it, to baseline/ of its folder",
-        )
-    model = load_model(file)
-    if isinstance(model, OnnxModel):
-        if runtime == "torch":
-            raise RuntimeUnavailableError("torch does not run ONNX files", where=file, mend="use onnxruntime for it")
-        path = place / "model.onnx"
-        copy_onnx(model.path, path)
-        return replace(describe_onnx(path, ()), path=str(file)), path
-    if runtime == "onnxruntime":
-        path = place / "model.onnx"
-        return replace(export_onnx(model, path), path=str(file)), path
-    path = place / "model.pt2"
-    written = export_program(model, path)
-    # The same program in a new archive: what identifies it is the user's own file.
-    own = replace(written, path=str(file), sha256=model.summary.sha256, size_bytes=model.summary.size_bytes)
-    return own, path
-
-
-def _unique(file: Path, runtime: str | None, files: Sequence[Path], taken: Sequence[str]) -> str:
-    """The file's name; with its folder where another file is called alike, with its runtime where it was converted."""
-    alike = {other.resolve() for other in files if other.name == file.name}
-    name = f"{file.resolve().parent.name}/{file.name}" if len(alike) > 1 else file.name
-    if runtime == "onnxruntime" and file.suffix != ".onnx":
-        name = f"{name} on {runtime}"
-    count, found = 2, name
-    while found in taken:
-        found, count = f"{name} ({count})", count + 1
-    return found
 
 
 def _shared_inputs(arms: Sequence[Arm]) -> tuple[TensorSpec, ...]:
@@ -273,26 +277,39 @@ def _shapes(specs: Sequence[TensorSpec]) -> str:
 
 
 def _task(job: BenchJob, arms: Sequence[Arm], inputs: tuple[TensorSpec, ...], batch: int) -> Task:
-    from compressor.runtimes.registry import open_session
-    from compressor.task.open import open_task
+    from compressor.task.open import open_task, reading_for, scoring_for
     from compressor.task.synthetic import synthetic_task, with_reference
 
-    first = open_session(arms[0].path, arms[0].runtime, threads=os.cpu_count() or 1).predict
+    first = _open(arms[0]).predict
+    # A folder has the tokenizer; an ONNX file may lie in one.
+    model = next((file for file in job.files if file.is_dir()), job.files[0])
+    reading = reading_for(model, hf_task=job.hf_task, text=job.text, target=job.target, max_length=job.max_length)
     if job.data is None:
         if job.metric is not None or job.target is not None:
             raise DataError("needs data", where="--metric" if job.metric else "--target", mend="give --data")
-        return synthetic_task(inputs, first, seed=job.seed, examples=max(SYNTHETIC_EXAMPLES, batch))
-    task = open_task(job.data, metric=job.metric, inputs=inputs, target=job.target, seed=job.seed)
+        return synthetic_task(
+            inputs,
+            first,
+            seed=job.seed,
+            examples=max(SYNTHETIC_EXAMPLES, batch),
+            limits=None if reading is None else limits(reading.folder, reading.max_length),
+            scoring=scoring_for(reading, inputs),
+        )
+    task = open_task(job.data, metric=job.metric, inputs=inputs, target=job.target, seed=job.seed, reading=reading)
     return with_reference(task, first) if task.test().targets is None else task
+
+
+def _open(arm: Arm) -> Session:
+    from compressor.runtimes.registry import open_session
+
+    return open_session(arm.path, arm.runtime, threads=os.cpu_count() or 1, device=arm.device)
 
 
 def _judged(arms: Sequence[Arm], task: Task) -> list[Arm]:
     """The arms with the kernels that really run and, where there are data, their scores."""
-    from compressor.runtimes.registry import open_session
-
     found = []
     for arm in arms:
-        session = open_session(arm.path, arm.runtime, threads=os.cpu_count() or 1)
+        session = _open(arm)
         score: Score | None = None if task.summary.synthetic else task.evaluate(session.predict)
         found.append(replace(arm, kernels=session.kernels(), score=score))
     return found
@@ -302,18 +319,19 @@ def _judged(arms: Sequence[Arm], task: Task) -> list[Arm]:
 
 
 def _measure(
-    job: BenchJob, arms: Sequence[Arm], task: Task, plans: Sequence[Plan], listener: Listener | None
+    job: BenchJob, arms: Sequence[Arm], examples: Arrays, plans: Sequence[Plan], listener: Listener | None
 ) -> tuple[list[BenchRun], bool]:
     """One benchmark per plan; Ctrl-C ends the line and keeps what is finished."""
     twin = replace(arms[0], name=f"{arms[0].name} (A/A)", role="control")
     runs: list[BenchRun] = []
     for plan in plans:
         if listener:
-            listener.stage(f"batch {plan.batch}, {plan.threads} thread{'s' * (plan.threads > 1)}", resumed=False)
+            what = f"{plan.workload.phase}, " if plan.workload else ""
+            listener.stage(f"{what}batch {plan.batch}, {plan.threads} thread{'s' * (plan.threads > 1)}", resumed=False)
         try:
             result = run_benchmark(
                 [*arms, twin],
-                task.test().inputs,
+                examples,
                 plan,
                 meters=job.meters,
                 watts_per_core=job.watts_per_core,

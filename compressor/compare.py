@@ -65,6 +65,7 @@ def differences(baseline: Measurement, candidate: Measurement) -> Mapping[str, t
         "environment.governor": lambda m: m.environment.governor,
         "plan.batch": lambda m: m.plan.batch,
         "plan.threads": lambda m: m.plan.threads,
+        "plan.workload": lambda m: m.plan.workload,
         "runtime.device": lambda m: m.runtime.device,
         "artifact.inputs": lambda m: [(i.dtype, i.shape[1:]) for i in m.artifact.inputs],
         # An estimate's source names its watts: other watts are other joules.

@@ -16,13 +16,25 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from compressor.report.text import clean, shorten
-from compressor.results import BenchRecord, BenchRun, Comparison, Control, Measurement, MeterStatus, Quantity, Score
+from compressor.results import (
+    BenchRecord,
+    BenchRun,
+    Comparison,
+    Control,
+    Measurement,
+    MeterStatus,
+    Plan,
+    Quantity,
+    Score,
+)
 
 if TYPE_CHECKING:
     from compressor.across import Across
     from compressor.meters.watch import Power
     from compressor.model.describe import Description
     from compressor.pipeline import Outcome
+    from compressor.streaming.score import Scores
+    from compressor.streaming.write import Streamed
 
 WIDTH = 80
 _STAGES = {
@@ -101,7 +113,9 @@ def print_bench(record: BenchRecord) -> None:
         plan = run.measurements[0].plan
         if index:
             out.print()
-        out.print(f"[bold]batch {plan.batch}, {plan.threads} thread{'s' * (plan.threads > 1)}, per inference[/]")
+        unit = "token" if plan.workload else "inference"
+        threads = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
+        out.print(f"[bold]{_workload(plan)}batch {plan.batch}, {threads}, per {unit}[/]")
         _print_arms(out, run)
         for comparison in run.comparisons:
             out.print(f"\n{escape(_arm(comparison.candidate))} against {escape(_arm(comparison.baseline))}")
@@ -119,6 +133,15 @@ def print_bench(record: BenchRecord) -> None:
             out.print(f"! {escape(clean(warning, 400))}")
     if record.interrupted:
         out.print("! Interrupted: what is shown is what was finished.")
+
+
+def _workload(plan: Plan) -> str:
+    work = plan.workload
+    if work is None:
+        return ""
+    if work.phase == "prefill":
+        return f"prefill of {work.prompt_tokens} tokens, "
+    return f"decode of {work.new_tokens} tokens behind {work.prompt_tokens}, "
 
 
 def print_across(across: Across) -> None:
@@ -297,6 +320,27 @@ def print_meters(statuses: tuple[MeterStatus, ...]) -> None:
 
 def _shape(shape: tuple[int | None, ...]) -> str:
     return "(" + ", ".join("free" if size is None else str(size) for size in shape) + ")"
+
+
+def print_streamed(found: Streamed, scores: Scores | None) -> None:
+    """Print what ``compress stream`` wrote, and what was kept of the original."""
+    from compressor.report import numbers
+
+    out = console()
+    before, after = (numbers.quantity(size, "B") for size in (found.original_bytes, found.size_bytes))
+    files = f"{len(found.files)} file{'s' * (len(found.files) > 1)}"
+    out.print(f"{before} → {after} in {files}, {found.elapsed_s:.3g} s")
+    for note in found.notes:
+        out.print(escape(clean(note, 400)))
+    if found.resumed:
+        out.print(f"{found.resumed} of {found.tensors} tensors were finished before.")
+    if scores is not None:
+        delta = scores.perplexity
+        change = "" if delta.ci95 is None else f", change [{delta.ci95[0]:+.3g}, {delta.ci95[1]:+.3g}]"
+        out.print(f"perplexity {delta.baseline:.4g} → {delta.candidate:.4g}{change}")
+        out.print(f"next-token agreement {numbers.quantity(scores.agreement.value, scores.agreement.unit)}")
+        out.print(f"({escape(clean(scores.text, 400))})")
+    out.print(f"Quantized checkpoint  {_short(found.folder)}")
 
 
 def _short(path: object) -> str:

@@ -70,6 +70,10 @@ class OutputError(CompressorError):
     """The output folder cannot be written, or already holds something else."""
 
 
+class HistoryError(CompressorError):
+    """The history of runs cannot be read or written."""
+
+
 class RecipeError(CompressorError):
     """A recipe or an option has an unknown key or a value out of range."""
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import ExportError
+from compressor.macs import count_macs
 from compressor.model.base import Arrays
 from compressor.model.quiet import quiet_export
-from compressor.onnx_file import canonical, external_files, save_onnx, staged
+from compressor.onnx_file import canonical, external_files, load_outline, save_onnx, staged
 from compressor.results import Artifact, Parity, Step, TensorSpec
 from compressor.tracing import first_line, node_line, trace
 
@@ -81,8 +82,44 @@ def export_program(model: TorchModel, target: Path) -> Artifact:
     )
 
 
+def export_torch(model: TorchModel, folder: Path) -> Artifact:
+    """Write the model as PyTorch runs it: a Hugging Face model as its own folder, any other as an exported program.
+
+    A Hugging Face model is run eagerly by ``transformers``, as its users run it. ``torch.export`` would need free
+    axes for batch, sequence and cache at once, which many architectures do not trace with.
+
+    Args:
+        model: The model, in eval mode.
+        folder: Where to write ``model.pt2``, or a folder ``pytorch`` with ``model.safetensors``.
+
+    Returns:
+        What was written; its path is relative to ``folder``.
+
+    Raises:
+        ExportError: ``torch.export`` cannot trace the model.
+    """
+    from compressor.model.huggingface import HuggingFaceModule
+
+    if not isinstance(model.module, HuggingFaceModule):
+        return export_program(model, folder / "model.pt2")
+    from compressor.model.hf_load import save_folder
+
+    weights, outputs = save_folder(model, folder / "pytorch")
+    return Artifact(
+        path=str(weights.relative_to(folder)),
+        format="safetensors",
+        sha256=sha256_of(weights),
+        size_bytes=weights.stat().st_size,
+        inputs=model.inputs,
+        outputs=outputs,
+        opset=None,
+        parameters=sum(parameter.numel() for parameter in model.module.parameters()),
+        steps=(*model.steps, Step("export", {"format": "safetensors"})),
+    )
+
+
 def export_onnx(model: TorchModel, target: Path) -> Artifact:
-    """Write the model as ONNX, through PyTorch's dynamo exporter.
+    """Write the model as ONNX, through PyTorch's dynamo exporter; a Hugging Face model through ``optimum-onnx``.
 
     Args:
         model: The model, in eval mode; axes whose size is ``None`` in its inputs stay free.
@@ -97,6 +134,13 @@ def export_onnx(model: TorchModel, target: Path) -> Artifact:
     """
     import torch
 
+    from compressor.model.huggingface import HuggingFaceModule
+
+    if isinstance(model.module, HuggingFaceModule):
+        from compressor.export_hf import write_onnx
+
+        write_onnx(model, target, OPSET)
+        return describe_onnx(target, (*model.steps, Step("export", {"format": "onnx", "opset": OPSET})), target.parent)
     program = trace(model)
     try:
         with quiet_export():
@@ -191,7 +235,7 @@ def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None)
     import onnx
 
     files = sorted((path, *external_files(path)), key=lambda file: file.name)
-    proto = onnx.load(str(path), load_external_data=False)
+    proto = load_outline(path)
     weights = {tensor.name for tensor in proto.graph.initializer}
     scales = {name for node in proto.graph.node if node.op_type.endswith("eLinear") for name in list(node.input)[1:]}
     return Artifact(
@@ -209,6 +253,7 @@ def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None)
             if tensor.dims and tensor.name not in scales and tensor.data_type != onnx.TensorProto.INT64
         ),
         steps=steps,
+        macs=count_macs(proto),
     )
 
 

@@ -10,11 +10,25 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from compressor.errors import ModelError, UnsafeFileError
+from compressor.onnx_wire import (
+    APART_BYTES,
+    GRAPH,
+    INITIALIZER,
+    RAW_DATA,
+    field_head,
+    frame,
+    is_apart,
+    place_of,
+    point,
+    pour,
+    read_model,
+    size_of,
+)
 from compressor.results import TensorSpec
 
 if TYPE_CHECKING:
@@ -22,6 +36,9 @@ if TYPE_CHECKING:
 
 INLINE_LIMIT_BYTES = 1_800_000_000
 """Weights above this go to ``NAME.onnx.data``: a protobuf file ends at 2 GB."""
+
+PAGE_BYTES = 4096
+"""Weights in a second file begin at multiples of this, so that they can be mapped."""
 
 
 @contextmanager
@@ -44,27 +61,58 @@ def staged(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_large(proto: onnx.ModelProto) -> bool:
-    """Whether a model's weights, in memory, exceed :data:`INLINE_LIMIT_BYTES`."""
-    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > INLINE_LIMIT_BYTES
-
-
 def save_onnx(proto: onnx.ModelProto, target: Path) -> None:
-    """Write a model whose weights are in memory.
+    """Write a model in full, weight by weight, so that no second copy of them is in memory.
 
     Args:
-        proto: The model; unchanged unless its weights go to a second file, when it is left pointing there.
+        proto: The model, weights in memory or, as :func:`load_outline` leaves them, in files; unchanged.
         target: The file; weights above :data:`INLINE_LIMIT_BYTES` go to ``NAME.onnx.data`` beside it.
     """
-    import onnx
-
     with staged(target) as path:
-        if is_large(proto):
-            onnx.save_model(
-                proto, str(path), save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024
-            )
-        else:
-            path.write_bytes(proto.SerializeToString(deterministic=True))
+        _write(proto, path, apart=weight_bytes(proto) > INLINE_LIMIT_BYTES)
+
+
+def save_draft(proto: onnx.ModelProto, target: Path) -> None:
+    """Write a model that lies between two others: weights that are in files of its folder already stay there.
+
+    Args:
+        proto: The model; unchanged.
+        target: The file; weights in memory go to ``NAME.onnx.data`` beside it.
+    """
+    _write(proto, target, apart=True, shared=target.parent.resolve())
+
+
+def load_outline(path: Path) -> onnx.ModelProto:
+    """Read a model, but leave its larger weights in their files, the model's own or a second one.
+
+    Args:
+        path: The ONNX file; it stays where it is for as long as the outline is used.
+
+    Returns:
+        The model. Weights in files name them by their whole path: read them with
+        :func:`~compressor.onnx_wire.array_of`.
+    """
+    from onnx.external_data_helper import load_external_data_for_tensor
+
+    proto = read_model(path)
+    folder = path.parent.resolve()
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str(folder / entry.value)
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            for tensor in _held(attribute):
+                if is_apart(tensor):
+                    load_external_data_for_tensor(tensor, str(folder))
+                    tensor.data_location = tensor.DEFAULT
+                    tensor.ClearField("external_data")
+    return proto
+
+
+def weight_bytes(proto: onnx.ModelProto) -> int:
+    """Size of a model's weights, in memory and in files."""
+    return sum(size_of(tensor) for tensor in proto.graph.initializer)
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
@@ -80,16 +128,15 @@ def external_files(path: Path) -> tuple[Path, ...]:
         ModelError: It is not ONNX, or such a file is missing.
         UnsafeFileError: It points outside its folder.
     """
-    import onnx
-
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto = read_model(path)
     except Exception as error:  # protobuf's DecodeError is no public name
         raise ModelError(f"not an ONNX file: {error}", where=path, mend="give a file that ONNX wrote") from error
     folder = path.parent.resolve()
     names = {
         entry.value for tensor in _tensors(proto.graph) for entry in tensor.external_data if entry.key == "location"
     }
+    names.discard(str(path.resolve()))  # what is inside the file itself
     files = []
     for name in sorted(names):
         file = (folder / name).resolve()
@@ -112,10 +159,51 @@ def copy_onnx(source: Path, target: Path) -> None:
         ModelError: It is not ONNX, or weights are missing.
         UnsafeFileError: It points outside its folder.
     """
+    external_files(source)
+    save_onnx(load_outline(source), target)
+
+
+def _write(proto: onnx.ModelProto, path: Path, *, apart: bool, shared: Path | None = None) -> None:
+    """Write a model piece by piece.
+
+    A message within another is a tag, a length and the content (Protocol Buffers, "Encoding"); the parts of a graph may
+    come in any order, so the weights are written one by one behind the rest of it.
+    """
     import onnx
 
-    external_files(source)
-    save_onnx(onnx.load(str(source)), target)
+    data = path.with_name(f"{path.name}.data")
+    parts: list[tuple[bytes, onnx.TensorProto | None, int]] = []  # bytes, the tensor that follows them, its bytes
+    with ExitStack() as stack:
+        second: BinaryIO | None = None
+        for tensor in proto.graph.initializer:
+            size = size_of(tensor)
+            if not is_apart(tensor) and not (apart and tensor.HasField("raw_data") and size >= APART_BYTES):
+                parts.append((field_head(INITIALIZER, tensor.ByteSize()), tensor, tensor.ByteSize()))
+                continue
+            head = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            if apart and size >= APART_BYTES:
+                place = place_of(tensor) if is_apart(tensor) else None
+                if place is None or place[0].parent != shared:
+                    second = second or stack.enter_context(data.open("wb"))
+                    second.seek(-(-second.tell() // PAGE_BYTES) * PAGE_BYTES)
+                    place = data, second.tell(), size
+                    pour(tensor, second)
+                point(head, place[0].name, *place[1:])
+                content = head.SerializeToString(deterministic=True)
+                parts.append((field_head(INITIALIZER, len(content)) + content, None, 0))
+            else:
+                content = head.SerializeToString(deterministic=True) + field_head(RAW_DATA, size)
+                parts.append((field_head(INITIALIZER, len(content) + size) + content, tensor, size))
+    graph = frame(proto.graph, "initializer").SerializeToString(deterministic=True)
+    with path.open("wb") as out:
+        out.write(frame(proto, "graph").SerializeToString(deterministic=True))
+        out.write(field_head(GRAPH, len(graph) + sum(len(head) + size for head, _, size in parts)) + graph)
+        for begin, tensor, _ in parts:
+            out.write(begin)
+            if tensor is not None and is_apart(tensor):
+                pour(tensor, out)
+            elif tensor is not None:
+                out.write(tensor.SerializeToString(deterministic=True))
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -123,13 +211,18 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from _tensors(inner)
+            yield from _held(attribute)
+
+
+def _held(attribute: onnx.AttributeProto) -> Iterator[onnx.TensorProto]:
+    """The tensors in an attribute."""
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+    if attribute.HasField("g"):
+        yield from _tensors(attribute.g)
+    for inner in attribute.graphs:
+        yield from _tensors(inner)
 
 
 def canonical(proto: onnx.ModelProto, kept: set[str], inputs: tuple[TensorSpec, ...]) -> onnx.ModelProto:

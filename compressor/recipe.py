@@ -2,22 +2,30 @@
 
 ``methods`` lists the methods in order, a name (``- int8``) or a name with its settings (``- prune: {flops: 0.5}``);
 a method's settings are its dataclass fields. The other keys are the command line's options, and what the command line
-gives wins.
+gives wins. Ready ones come with the package and go by their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from compressor.errors import RecipeError, nearest
-from compressor.passes.registry import METHODS
+from compressor.passes.registry import METHODS, method_class
 
 Plain = str | int | float | bool | list[str] | None
+
+READY = Path(__file__).parent / "recipes"
+"""The recipes that come with the package."""
+
+REACHED = ("model", "machine", "command")
+"""Keys under ``reached`` that every ready recipe has, beside its figures; ``model`` names the data too."""
 
 
 class Recipe(BaseModel):
@@ -25,7 +33,8 @@ class Recipe(BaseModel):
 
     Attributes:
         about: What it is for.
-        reached: The figures it reached, on what data and machine, and the command that reproduces them; for people.
+        reached: The figures it reached, on which model, data and machine, and the command that repeats them, each under
+            a name of its own; for people.
         methods: Method names in order, each with its settings.
         data: As ``--data``.
         metric: As ``--metric``.
@@ -67,14 +76,19 @@ def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, or the name of a ready recipe.
 
     Returns:
         The recipe.
 
     Raises:
-        RecipeError: It is missing, no YAML, has an unknown key (the nearest known one is named) or a wrong value.
+        RecipeError: It is missing, no YAML, has an unknown key or setting (the nearest known one is named) or a wrong
+            value.
     """
+    if path.parent == Path() and not path.suffix and not path.exists():
+        if str(path) not in (known := ready_recipes()):
+            raise RecipeError("no such file or ready recipe", where=path, mend=nearest(str(path), known))
+        path = known[str(path)]
     try:
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -97,12 +111,86 @@ def load_recipe(path: Path) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in Recipe.model_fields)
         raise RecipeError(f"{key}: {first['msg'].removeprefix('Value error, ')}", where=path) from error
-    for name, _ in recipe.steps():
+    for name, settings in recipe.steps():
         if name not in METHODS:
             raise RecipeError(f"no method '{name}'", where=path, mend=nearest(name, METHODS))
+        _check_settings(name, settings, path)
     return recipe
 
 
+def ready_recipes() -> dict[str, Path]:
+    """Name of each recipe that comes with the package, and its file."""
+    return {path.stem: path for path in sorted(READY.glob("*.yaml"), key=lambda path: path.stem)}
+
+
+def keeping(
+    steps: Sequence[tuple[str, Mapping[str, Any]]], patterns: Sequence[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Let methods leave some layers alone, before all rules of their own.
+
+    Args:
+        steps: Methods and their settings.
+        patterns: Of the names of the layers, as in :mod:`compressor.rules`.
+
+    Returns:
+        The same methods; those that have no rules (they train the whole model) are as they were.
+
+    Raises:
+        RecipeError: None of them has rules.
+    """
+    rules = tuple(f"exclude {pattern}" for pattern in patterns)
+    ruled = {name for name, _ in steps if "rules" in {field.name for field in fields(method_class(name))}}
+    if not ruled:
+        raise RecipeError(f"cannot be kept by {', '.join(name for name, _ in steps)}", where=f"--keep {patterns[0]}")
+    return [
+        (name, {**settings, "rules": (*rules, *settings.get("rules", ()))} if name in ruled else dict(settings))
+        for name, settings in steps
+    ]
+
+
 def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe file, for editors that check as one types."""
-    return Recipe.model_json_schema()
+    """The JSON Schema of a recipe file, every method's settings included, for editors that check as one types."""
+    schema = Recipe.model_json_schema()
+    settings = {}
+    for name in METHODS:
+        found = TypeAdapter(method_class(name)).json_schema()
+        found.pop("$defs", None)
+        settings[name] = {**found, "additionalProperties": False}
+    schema["properties"]["methods"]["items"] = {
+        "anyOf": [
+            {"enum": sorted(METHODS)},
+            {
+                "type": "object",
+                "properties": settings,
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            },
+        ]
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _check_settings(name: str, settings: Mapping[str, Plain], path: Path) -> None:
+    """Refuse settings that a method does not have, and values of the wrong type."""
+    kind = method_class(name)
+    known = [field.name for field in fields(kind)]
+    if unknown := sorted(settings.keys() - set(known)):
+        raise RecipeError(f"{name} has no setting '{unknown[0]}'", where=path, mend=nearest(unknown[0], known))
+    try:
+        TypeAdapter(kind).validate_python(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(f"{name}.{first['loc'][0]}: {first['msg']}", where=path) from error
+
+
+def main() -> None:
+    """Write the published JSON Schema anew: ``python -m compressor.recipe``."""
+    from compressor.store.runfolder import write_beside
+
+    target = Path(__file__).parent / "schemas" / "recipe.schema.json"
+    write_beside(target, json.dumps(recipe_schema(), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

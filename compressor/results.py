@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON written from :class:`Report` and :class:`BenchRecord`; raised whenever a reader of the old one
 would misread the new."""
 
@@ -109,6 +109,8 @@ class Artifact:
         opset: ONNX operator set; ``None`` for other formats.
         parameters: Number of weights; ``None`` where the format does not say.
         steps: How it came about, from the user's model on.
+        macs: Multiply-accumulates per example, of convolutions, matrix products and recurrences; ``None`` where they
+            could not be counted. One of them is two floating-point operations.
     """
 
     path: str
@@ -120,6 +122,7 @@ class Artifact:
     opset: int | None
     parameters: int | None
     steps: tuple[Step, ...]
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -306,6 +309,21 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What one call of a causal language model is, where a token and not an example is the unit.
+
+    Attributes:
+        phase: ``prefill``: the prompt in one call; ``decode``: new tokens one by one behind a prompt that has run.
+        prompt_tokens: Tokens of the prompt.
+        new_tokens: Tokens that are decoded behind it.
+    """
+
+    phase: Literal["prefill", "decode"]
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a benchmark is run; the same for every arm.
 
@@ -318,6 +336,7 @@ class Plan:
         idle_s: Length of each idle window.
         warmup_limit_s: Longest warm-up of one arm.
         seed: Of the order of the arms within the blocks.
+        workload: What a call is, where tokens are counted instead of examples: an "inference" is then one token.
     """
 
     preset: str
@@ -328,6 +347,7 @@ class Plan:
     idle_s: float
     warmup_limit_s: float
     seed: int
+    workload: Workload | None = None
 
 
 @dataclass(frozen=True)
@@ -356,7 +376,7 @@ class Trial:
 
     Attributes:
         block: Number of the block, from 0.
-        inferences: Examples that went through.
+        inferences: Examples that went through; tokens, if the plan has a workload.
         elapsed_s: Wall-clock time of the windows.
         cpu_s: CPU time of the worker process, all threads.
         energy_j: Joules per domain, gross, keyed ``meter/domain``. A domain that could not be read is absent.
@@ -426,7 +446,8 @@ class Measurement:
         idle_power_w: Watts per ``meter/domain`` while every worker waited; absent where not read.
         latency: Of single calls.
         peak_memory_bytes: Largest resident size of the worker.
-        load_s: Time to start the worker and load the file.
+        load_s: Time to start the worker, load the file and compute a first batch, in the first block; with
+            ``torch.compile`` this is where it compiles.
         steady: Whether warm-up ended because the times settled.
         score: On the test examples; ``None`` if no task was given.
     """
@@ -598,6 +619,94 @@ class BreakEven:
 
 
 @dataclass(frozen=True)
+class ClassMoved:
+    """One class of the test examples, before and after.
+
+    Attributes:
+        name: Its name, or its number where it has none.
+        examples: Test examples of it.
+        right_before: How many of them the baseline gets right.
+        right_after: How many the candidate gets right.
+        broken: How many only the baseline gets right.
+    """
+
+    name: str
+    examples: int
+    right_before: int
+    right_after: int
+    broken: int
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A test example that the two models class differently.
+
+    Attributes:
+        index: Its number among the test examples, from 0.
+        target: Its class.
+        before: The baseline's answer.
+        after: The candidate's answer.
+        picture: A small PNG, base64, where the example is a picture; empty otherwise.
+        text: The example, where it is text; empty otherwise.
+    """
+
+    index: int
+    target: str
+    before: str
+    after: str
+    picture: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What moved between two classifiers on the same test examples.
+
+    Attributes:
+        baseline: Name of the one arm.
+        candidate: Name of the other.
+        classes: One per class, in the order of the class numbers.
+        broken: Examples that only the baseline gets right.
+        mended: Examples that only the candidate gets right.
+        moved: Examples that both get wrong, differently.
+        flips: Some of those that changed, the broken ones first; at most as many as are worth looking at.
+    """
+
+    baseline: str
+    candidate: str
+    classes: tuple[ClassMoved, ...]
+    broken: int
+    mended: int
+    moved: int
+    flips: tuple[Flip, ...]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Where and how often the model will run, as far as the user said; carbon and life cycle follow from it.
+
+    Attributes:
+        country: Country code of the shipped data set whose yearly intensity counts; ``None`` for none.
+        intensity_g_per_kwh: Carbon intensity of the electricity, g CO2e/kWh, given instead of a country.
+        pue: Power usage effectiveness: the building's energy over the computer's, 1 or more.
+        inferences: Inferences over the model's lifetime.
+        training_kwh: Energy that training took, as stated by the user.
+        embodied_g: g CO2e of making the hardware, the share allotted to this model over its ``inferences``.
+        alpha: Weight of the error in the energy-precision ratio.
+        data_efficiency: Fraction of the training data (0..1) and the score reached with it, where the user gave any.
+    """
+
+    country: str | None = None
+    intensity_g_per_kwh: float | None = None
+    pue: float = 1.0
+    inferences: int | None = None
+    training_kwh: float | None = None
+    embodied_g: float | None = None
+    alpha: float = 1.0
+    data_efficiency: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that one run found; what ``report.json`` holds.
 
@@ -619,6 +728,8 @@ class Report:
         settings: Every option of the run, defaults included; enough to repeat it.
         command: The command line that repeats it; empty for the Python API.
         notes: What was done to the data and the model on the way in, one sentence each.
+        confusion: What moved between the classes; ``None`` for other tasks.
+        usage: Where and how often the model will run; ``None`` where nobody said.
     """
 
     schema: int
@@ -638,6 +749,8 @@ class Report:
     settings: Mapping[str, str | int | float | bool | None]
     command: str
     notes: tuple[str, ...] = ()
+    confusion: Confusion | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,12 @@
 
 A rule is written as a line, ``exclude head*`` or ``include layers.*.conv? conv2d linear``: a verb, a pattern of names,
 and the kinds of layer it holds for (all, if none is given). Patterns are those of file names: ``*``, ``?``, ``[ab]``.
-Layers that no rule matches are touched if all rules exclude, and left alone otherwise.
+Layers that no rule matches are left alone if any rule says ``include``, and touched otherwise.
+
+A method may have verbs of its own that say how a layer is touched, such as ``dynamic head*`` of ``int8``. Methods on
+the PyTorch model see its layers (``layers.0.conv1``, of kind ``conv2d``), those on the ONNX graph its nodes
+(``layers.0.conv1/Conv``, of kind ``Conv``), and a node is meant by its layer's name as well: the same rule can do for
+both.
 """
 
 from __future__ import annotations
@@ -26,42 +31,61 @@ class Rule:
         include: Whether layers that match are touched.
         pattern: Of the layer's name.
         kinds: Patterns of the layer's kind, any case, e.g. ``conv*``; empty for all kinds.
+        scheme: How layers that match are touched; empty if the rule only says that they are.
     """
 
     include: bool
     pattern: str
     kinds: tuple[str, ...] = ()
+    scheme: str = ""
 
     @classmethod
-    def parse(cls, line: str) -> Rule:
+    def parse(cls, line: str, schemes: tuple[str, ...] = ()) -> Rule:
         """Read a rule such as ``exclude head* linear``.
+
+        Args:
+            line: The rule.
+            schemes: Verbs that the method has beside ``exclude`` and ``include``.
 
         Raises:
             RecipeError: It is none.
         """
         verb, *rest = line.split() or [""]
-        if verb not in _VERBS:
-            raise RecipeError(f"a rule cannot start with '{verb}'", where=f"rule '{line}'", mend=nearest(verb, _VERBS))
+        if verb not in (*_VERBS, *schemes):
+            known = nearest(verb, (*_VERBS, *schemes))
+            raise RecipeError(f"a rule cannot start with '{verb}'", where=f"rule '{line}'", mend=known)
         if not rest:
             raise RecipeError("names no layers", where=f"rule '{line}'", mend=f"write for instance '{verb} head*'")
-        return cls(verb == "include", rest[0], tuple(rest[1:]))
+        return cls(verb != "exclude", rest[0], tuple(rest[1:]), verb if verb in schemes else "")
 
     def __str__(self) -> str:
-        return " ".join([_VERBS[self.include], self.pattern, *self.kinds])
+        return " ".join([self.scheme or _VERBS[self.include], self.pattern, *self.kinds])
 
     def matches(self, name: str, kind: str) -> bool:
         """Whether the rule holds for a layer."""
         fits = not self.kinds or any(fnmatchcase(kind.lower(), each.lower()) for each in self.kinds)
-        return fits and fnmatchcase(name, self.pattern)
+        return fits and _is_named(name, self.pattern)
 
 
-def parse_rules(lines: Iterable[str]) -> tuple[Rule, ...]:
+def _is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern is of a layer's name, or of the layer that a graph's node belongs to."""
+    layer, slash, _ = name.rpartition("/")
+    return fnmatchcase(name, pattern) or (slash != "" and fnmatchcase(layer, pattern))
+
+
+def parse_rules(lines: Iterable[str], schemes: tuple[str, ...] = ()) -> tuple[Rule, ...]:
     """Read the rules of a recipe, in order.
 
+    Args:
+        lines: The rules.
+        schemes: Verbs that the method has beside ``exclude`` and ``include``.
+
     Raises:
-        RecipeError: One of them is no rule.
+        RecipeError: One of them is no rule, or there is a text where a list of rules should be.
     """
-    return tuple(Rule.parse(line) for line in lines)
+    if isinstance(lines, str):
+        raise RecipeError("is one text, not a list", where=f"rules '{lines}'", mend=f"write ['{lines}']")
+    return tuple(Rule.parse(line, schemes) for line in lines)
 
 
 def touched(layers: Mapping[str, str], rules: Sequence[Rule]) -> frozenset[str]:
@@ -77,30 +101,43 @@ def touched(layers: Mapping[str, str], rules: Sequence[Rule]) -> frozenset[str]:
     Raises:
         RecipeError: A rule matches no layer, or only layers on which earlier rules have decided.
     """
-    undecided = dict(layers)
-    chosen: set[str] = set()
+    decided = decide(layers, rules)
+    others = not any(rule.include and not rule.scheme for rule in rules)
+    return frozenset(name for name in layers if (decided[name].include if name in decided else others))
+
+
+def decide(layers: Mapping[str, str], rules: Sequence[Rule]) -> dict[str, Rule]:
+    """Find the rule for each layer.
+
+    Args:
+        layers: Name of each layer to its kind.
+        rules: In order; the first that matches a layer decides on it.
+
+    Returns:
+        Layer to rule; layers that no rule matches are left out.
+
+    Raises:
+        RecipeError: A rule matches no layer, or only layers on which earlier rules have decided.
+    """
+    decided: dict[str, Rule] = {}
     for rule in rules:
         matched = [name for name, kind in layers.items() if rule.matches(name, kind)]
         if not matched:
             raise RecipeError("matches no layer", where=f"rule '{rule}'", mend=_hint(rule, layers))
-        fresh = [name for name in matched if name in undecided]
+        fresh = [name for name in matched if name not in decided]
         if not fresh:
             raise RecipeError(
                 f"has no effect: the rules before it decide on all {len(matched)} layers that it matches",
                 where=f"rule '{rule}'",
                 mend="move it to the front, or leave it out",
             )
-        for name in fresh:
-            del undecided[name]
-        chosen.update(fresh if rule.include else ())
-    if not any(rule.include for rule in rules):
-        chosen.update(undecided)
-    return frozenset(chosen)
+        decided.update(dict.fromkeys(fresh, rule))
+    return decided
 
 
 def _hint(rule: Rule, layers: Mapping[str, str]) -> str:
     """What the rule probably means: a kind that exists, or the names most like its pattern."""
-    named = [kind for name, kind in layers.items() if fnmatchcase(name, rule.pattern)]
+    named = [kind for name, kind in layers.items() if _is_named(name, rule.pattern)]
     if named:
         return f"the layers of that name are {', '.join(sorted(set(named)))}"
     bare = rule.pattern.strip("*?")

@@ -35,9 +35,13 @@ def trace(model: TorchModel) -> ExportedProgram:
     import torch
     from torch.export import Dim
 
-    free = tuple(
+    from compressor.model.huggingface import HuggingFaceModule
+
+    free: tuple[object, ...] = tuple(
         {axis: Dim.DYNAMIC for axis, size in enumerate(spec.shape) if size is None} or None for spec in model.inputs
     )
+    if isinstance(model.module, HuggingFaceModule):  # its inputs are one argument, *inputs
+        free = (free,)
     # torch's fused encoder layer is one operator, which neither ONNX nor pruning can look into.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+
+# Before torch is imported anywhere: the test processes share the cores, and their threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from chains import save_chain
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_history() -> Iterator[None]:
+    """No test, nor a process that it starts, writes to the user's own history; those about it name a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPRESSOR_HISTORY", "off")
+        yield
 
 
 @pytest.fixture

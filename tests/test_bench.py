@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compressor import bench
-from compressor.bench import BenchJob, run_bench
+from compressor.bench import BenchJob, _runtimes, run_bench
 from compressor.benchmark import plan, runner
 from compressor.errors import CompressorError, OutputError
 from compressor.results import BenchRecord
@@ -206,7 +206,10 @@ def test_program_that_would_run_code_never_reaches_a_worker(
     ("options", "message"),
     [
         ({"runtimes": ("onnxruntim",)}, "--runtime: no runtime 'onnxruntim'; did you mean 'onnxruntime'? known: "),
-        ({"runtimes": ("torch", "torch", "torch")}, "--runtime: names 3 runtimes for 2 files; name one for all, or"),
+        ({"runtimes": ("torch", "torch", "torch")}, "--runtime: names 3 runtimes for 2 files; name one for all, "),
+        ({"each": True}, "--each: needs the runtimes that it is about; name them with --runtime"),
+        ({"device": "gpu"}, "--device: no device 'gpu'; known: cpu, cuda, cuda:1"),
+        ({"runtimes": ("torch",), "each": True}, "small.onnx: none of torch runs it"),
         ({"runtimes": ("torch",)}, "small.onnx: torch does not run ONNX files; use onnxruntime for it"),
         ({"batches": (1, 0)}, "--batch: must be at least 1, not 0"),
         ({"threads": (0,)}, "--threads: must be at least 1, not 0"),
@@ -296,3 +299,13 @@ def test_inputs_of_two_files_are_fitted_to_each_other() -> None:
     (shared,) = bench._shared_inputs([arm(None, None, 8), arm(None, 16, 8), arm(4, 16, 8)])
     assert shared.shape == (4, 16, 8)
     assert np.prod(shared.shape[1:]) == 128
+
+
+def test_each_pairs_every_file_with_every_runtime_that_can_run_it() -> None:
+    files = (Path("a.onnx"), Path("b.pt2"))
+    job, runtimes = _runtimes(BenchJob(files, runtimes=("onnxruntime", "torch"), each=True))
+    assert list(zip(job.files, runtimes, strict=True)) == [
+        (files[0], "onnxruntime"),
+        (files[1], "onnxruntime"),
+        (files[1], "torch"),
+    ]

@@ -136,19 +136,20 @@ def test_meters_fit_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_inspect_prints_what_the_file_is(
-    demo_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo_model: Path, chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "inspect", str(demo_model)) == 0
     out = capsys.readouterr().out
     assert "exported program" in out
     assert "308 074" in out
     assert "layers.2.shortcut.0" in out
-    assert call(monkeypatch, "inspect", str(demo_model), "--json") == 0
-    assert json.loads(capsys.readouterr().out)["parameters"] == 308074
+    assert "up to 112 of 128 units may go: layers.2.conv1" in out
+    assert call(monkeypatch, "inspect", str(chain), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 2 * 64 * 64
 
 
-def test_closed_pipe_is_not_a_traceback(demo_model: Path) -> None:
-    command = f"{sys.executable} -m compressor inspect {demo_model} | true"
+def test_closed_pipe_is_not_a_traceback(chain: Path) -> None:
+    command = f"{sys.executable} -m compressor inspect {chain} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
 

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from compressor.errors import RecipeError
-from compressor.recipe import load_recipe, recipe_schema
+from compressor.cli import cli
+from compressor.errors import MethodError, RecipeError
+from compressor.passes.registry import method_names
+from compressor.recipe import REACHED, keeping, load_recipe, ready_recipes, recipe_schema
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,8 +23,8 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_methods_with_and_without_settings(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, "methods:\n  - int8: {mode: static}\n  - int8\nmax_loss: 0.02\n"))
-    assert recipe.steps() == [("int8", {"mode": "static"}), ("int8", {})]
+    recipe = load_recipe(write(tmp_path, "methods:\n  - int8: {rules: [exclude head]}\n  - int8\nmax_loss: 0.02\n"))
+    assert recipe.steps() == [("int8", {"rules": ["exclude head"]}), ("int8", {})]
     assert recipe.options() == {"max_loss": 0.02}
 
 
@@ -38,6 +41,9 @@ def test_methods_with_and_without_settings(tmp_path: Path) -> None:
             "methods: each entry is one method: a name, or a name with its settings",
         ),
         ("methods: [int8\n", "is not YAML, line 2: "),
+        ("methods: [prune: {flop: 0.5}]\n", "prune has no setting 'flop'; did you mean 'flops'? known: "),
+        ("methods: [prune: {flops: half}]\n", "prune.flops: Input should be a valid number"),
+        ("methods: [int8: {rules: exclude head}]\n", "int8.rules: Input should be a valid tuple"),
         ("just text\n", "holds no keys; a recipe begins with 'methods:'"),
         ("methods: !!python/object/apply:os.system [id]\n", "is not YAML, line 1: could not determine a constructor"),
     ],
@@ -55,17 +61,53 @@ def test_missing_file() -> None:
     assert str(caught.value) == "nowhere.yaml: no such file; check the path"
 
 
+def test_name_of_no_ready_recipe() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(Path("cnn-int9"))
+    known = ", ".join(ready_recipes())
+    assert str(caught.value) == f"cnn-int9: no such file or ready recipe; did you mean 'cnn-int8'? known: {known}"
+
+
+def test_settings_out_of_range_are_told_as_the_method_does(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match=r"^prune: flops is 2\.0, not a share above 0 and below 1$"):
+        load_recipe(write(tmp_path, "methods: [prune: {flops: 2}]\n"))
+
+
+def test_layers_to_keep_go_before_the_rules_of_every_method() -> None:
+    steps = [("prune", {"flops": 0.5, "rules": ["include conv*"]}), ("distill", {}), ("int8", {})]
+    assert keeping(steps, ("head*", "stem conv2d")) == [
+        ("prune", {"flops": 0.5, "rules": ("exclude head*", "exclude stem conv2d", "include conv*")}),
+        ("distill", {}),
+        ("int8", {"rules": ("exclude head*", "exclude stem conv2d")}),
+    ]
+    with pytest.raises(RecipeError) as caught:
+        keeping([("distill", {})], ("head",))
+    assert str(caught.value) == "--keep head: cannot be kept by distill"
+
+
 def test_published_schema_is_current() -> None:
     published = json.loads((ROOT / "compressor" / "schemas" / "recipe.schema.json").read_text())
     assert published == recipe_schema(), "write it anew with `make schema`"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_ready_recipes_load_and_say_what_they_reached(path: Path) -> None:
-    recipe = load_recipe(path)
+def test_schema_knows_every_methods_settings() -> None:
+    bare, settled = recipe_schema()["properties"]["methods"]["items"]["anyOf"]
+    assert set(bare["enum"]) == set(settled["properties"]) == set(method_names())
+    assert set(settled["properties"]["int4"]["properties"]) == {"block_size", "rules"}
+
+
+@pytest.mark.parametrize("name", ready_recipes())
+def test_ready_recipes_load_by_name_and_say_what_they_reached(name: str) -> None:
+    recipe = load_recipe(Path(name))
     assert recipe.about
-    assert {"model", "machine", "command"} <= recipe.reached.keys()
+    assert set(REACHED) < recipe.reached.keys(), "the figures, beside where they come from"
 
 
-def test_there_are_ready_recipes() -> None:
-    assert list((ROOT / "recipes").glob("*.yaml"))
+def test_list_of_ready_recipes() -> None:
+    listed = CliRunner().invoke(cli, ["recipes"], catch_exceptions=False).output
+    assert "cnn-int8  int8\n" in listed
+    assert "compress model.pt --recipe NAME" in listed
+    assert max(len(line) for line in listed.splitlines()[:-1]) <= 80
+    held = json.loads(CliRunner().invoke(cli, ["recipes", "--json"], catch_exceptions=False).output)
+    assert list(held) == list(ready_recipes())
+    assert held["cnn-int8"]["methods"] == ["int8"]

@@ -40,6 +40,14 @@ def make_plan(preset: str = "default", *, batch: int = 1, threads: int = 1, seed
     return replace(PRESETS[preset], batch=batch, threads=threads, seed=seed)
 
 
+def units_per_call(plan: Plan) -> int:
+    """How many examples one call takes; tokens, if the plan has a workload."""
+    if plan.workload is None:
+        return plan.batch
+    tokens = plan.workload.prompt_tokens if plan.workload.phase == "prefill" else plan.workload.new_tokens
+    return plan.batch * tokens
+
+
 def expected_s(plan: Plan, arms: int) -> float:
     """Seconds that the plan takes for so many arms that load quickly, nothing discarded."""
     warm_up_s = (plan.blocks + 1) * plan.warmup_limit_s / 8

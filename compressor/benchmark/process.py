@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -34,12 +34,21 @@ def cores_for(threads: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ArmFile:
-    """What a worker needs to know: the artifact, its runtime (``None``: by its format) and the inputs' ``.npz``."""
+    """What a worker needs to know.
+
+    Attributes:
+        arm: Name of the arm, for messages.
+        path: The artifact.
+        runtime: What is to run it; ``None`` for the usual runtime of its format.
+        inputs: The inputs' ``.npz``; what ``torch.compile`` makes is kept beside it, for the workers of later blocks.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+    """
 
     arm: str
     path: Path
     runtime: str | None
     inputs: Path
+    device: str = "cpu"
 
 
 class WorkerProcess:
@@ -58,6 +67,8 @@ class WorkerProcess:
         self._owed = 0
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         environment = {**os.environ, **{name: str(plan.threads) for name in _THREAD_VARIABLES}}
+        # Empty when the benchmark begins, so that the first block shows what compiling takes.
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(file.inputs.parent / "inductor")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "compressor.benchmark.worker"],
             stdin=subprocess.PIPE,
@@ -75,9 +86,11 @@ class WorkerProcess:
             "path": str(file.path),
             "runtime": file.runtime,
             "inputs": str(file.inputs),
+            "device": file.device,
             "batch": plan.batch,
             "threads": plan.threads,
             "cores": cores_for(plan.threads),
+            "workload": plan.workload and asdict(plan.workload),
         }
         try:
             self._send(config)

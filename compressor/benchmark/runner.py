@@ -13,7 +13,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +21,12 @@ from typing import Literal
 
 import numpy as np
 
-from compressor.benchmark.plan import LOAD_S, expected_s
+from compressor.benchmark.gauges import Clock, Gauges, Progress
+from compressor.benchmark.plan import LOAD_S, expected_s, units_per_call
 from compressor.benchmark.process import ArmFile, WorkerProcess
 from compressor.environment import LoadMonitor, describe_environment, temperature_c
 from compressor.errors import MeterError
-from compressor.meters.base import Meter, MeterOptions, energy_between
-from compressor.meters.metering import process_cpu_clock
-from compressor.meters.registry import open_ladder, open_meter
+from compressor.meters.base import Meter, energy_between
 from compressor.model.base import Arrays
 from compressor.results import (
     Artifact,
@@ -52,9 +51,6 @@ INPUTS = "inputs.npz"
 POOL_BYTES = 256 * 2**20
 POOL_EXAMPLES = 512
 
-Progress = Callable[[float, float, str], None]
-"""Called with the seconds done, the seconds expected and what is going on."""
-
 
 @dataclass(frozen=True)
 class Arm:
@@ -68,6 +64,7 @@ class Arm:
         runtime: What is to run it; ``None`` for the usual runtime of its format.
         kernels: What the runtime really runs, if known.
         score: The artifact's score, if there is a task.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
     name: str
@@ -77,6 +74,7 @@ class Arm:
     runtime: str | None = None
     kernels: KernelCounts | None = None
     score: Score | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class _RunningArm:
 
     def start(self) -> None:
         """Start a fresh worker; it loads while others start."""
-        file = ArmFile(self.arm.name, self.arm.path, self.arm.runtime, self.folder / INPUTS)
+        file = ArmFile(self.arm.name, self.arm.path, self.arm.runtime, self.folder / INPUTS, self.arm.device)
         self.worker = WorkerProcess(file, self.plan)
 
     def watch(self, meters: Sequence[Meter]) -> None:
@@ -176,7 +174,7 @@ class _RunningArm:
                     raise _DiscardBlock(self.arm.name, f"{meter.info.name}: {domain} stood still for a whole window")
         if foreign > FOREIGN_LOAD_LIMIT:
             raise _DiscardBlock(self.arm.name, f"other processes kept {foreign:.0%} of the cores busy")
-        inferences = self.calls * self.plan.batch
+        inferences = self.calls * units_per_call(self.plan)
         return _Window(inferences, answer["elapsed_s"], answer["cpu_s"], energy, foreign)
 
     def add(self, block: int, windows: Sequence[_Window]) -> None:
@@ -224,24 +222,11 @@ class _RunningArm:
             idle_power_w={key: sum(watts) / len(watts) for key, watts in sorted(self.idle_w.items())},
             latency=self._latency(),
             peak_memory_bytes=max(self.peaks, default=None),
-            load_s=sum(self.load_s) / len(self.load_s),
+            # Of the first block: later ones find what torch.compile made in it.
+            load_s=self.load_s[0],
             steady=self.steady,
             score=self.arm.score,
         )
-
-
-class _Clock:
-    """Seconds done and expected, told to whoever shows a progress bar."""
-
-    def __init__(self, total_s: float, tell: Progress | None) -> None:
-        self.total_s, self.done_s, self.tell = total_s, 0.0, tell
-
-    def now(self, text: str) -> None:
-        if self.tell:
-            self.tell(self.done_s, self.total_s, text)
-
-    def advance(self, seconds: float) -> None:
-        self.done_s = min(self.done_s + seconds, self.total_s)
 
 
 def run_benchmark(
@@ -272,13 +257,13 @@ def run_benchmark(
         KeyboardInterrupt: Ctrl-C before the first block was begun.
     """
     environment = describe_environment()
-    clock = _Clock(expected_s(plan, len(arms)), on_progress)
+    clock = Clock(expected_s(plan, len(arms)), on_progress)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")))
         pool = _pool(inputs, plan.batch)
         np.savez(folder / INPUTS, allow_pickle=False, **{f"input_{i:03}": x for i, x in enumerate(pool)})
         running = [_RunningArm(arm, plan, folder) for arm in arms]
-        gauges = _Gauges(meters, watts_per_core)
+        gauges = Gauges(meters, watts_per_core)
         stack.callback(gauges.close)
         return _run(running, gauges, plan, environment, clock)
 
@@ -290,38 +275,8 @@ def _pool(inputs: Arrays, batch: int) -> Arrays:
     return tuple(x[:count] for x in inputs)
 
 
-class _Gauges:
-    """The meters of a run: those that see a process are opened for each worker, the others once for all."""
-
-    def __init__(self, names: Sequence[str], watts_per_core: float | None) -> None:
-        self.names, self.watts_per_core = tuple(names), watts_per_core
-        self.shared: dict[str, Meter] = {}
-        self.slowest, self.slowest_s = "", 0.0
-
-    def of(self, worker: WorkerProcess, stack: ExitStack) -> tuple[Meter, ...]:
-        """The meters that see a worker; the stack closes those that are its own."""
-        options = MeterOptions(cpu_clock=process_cpu_clock(worker.pid), watts_per_core=self.watts_per_core)
-        if not self.names:  # the ladder is climbed once, then it is names like the user's
-            opened = list(open_ladder(options))
-            self.names = tuple(meter.info.name for meter in opened)
-        else:
-            opened = [self.shared.get(name) or open_meter(name, options) for name in self.names]
-        for name, meter in zip(self.names, opened, strict=True):
-            if meter.info.update_period_s > self.slowest_s:
-                self.slowest, self.slowest_s = meter.info.name, meter.info.update_period_s
-            if meter.info.scope == "process":
-                stack.callback(meter.close)
-            else:
-                self.shared[name] = meter
-        return tuple(opened)
-
-    def close(self) -> None:
-        for meter in self.shared.values():
-            meter.close()
-
-
 @contextmanager
-def _fresh_workers(running: Sequence[_RunningArm], gauges: _Gauges) -> Iterator[list[int]]:
+def _fresh_workers(running: Sequence[_RunningArm], gauges: Gauges) -> Iterator[list[int]]:
     """Start a worker for every arm, loading side by side, and end them afterwards; yields their and our pids."""
     with ExitStack() as stack:
         for one in running:
@@ -333,7 +288,7 @@ def _fresh_workers(running: Sequence[_RunningArm], gauges: _Gauges) -> Iterator[
 
 
 def _run(
-    running: Sequence[_RunningArm], gauges: _Gauges, plan: Plan, environment: Environment, clock: _Clock
+    running: Sequence[_RunningArm], gauges: Gauges, plan: Plan, environment: Environment, clock: Clock
 ) -> BenchmarkResult:
     """Run the blocks, each with fresh workers, and collect."""
     monitor, order = LoadMonitor(), random.Random(plan.seed)
@@ -400,7 +355,7 @@ def _block(
     order: random.Random,
     monitor: LoadMonitor,
     pids: Sequence[int],
-    clock: _Clock,
+    clock: Clock,
 ) -> None:
     """One block: every arm there and back; nothing is kept unless the whole block is sound."""
     there = order.sample(list(running), len(running))
@@ -413,7 +368,7 @@ def _block(
         one.add(number, windows[one.arm.name])
 
 
-def _idle(running: Sequence[_RunningArm], seconds: float, clock: _Clock) -> None:
+def _idle(running: Sequence[_RunningArm], seconds: float, clock: Clock) -> None:
     """An idle window of all arms at once; a meter that fails in it leaves no figure: the idle share stays unknown."""
     clock.now("idle")
     try:

@@ -7,10 +7,14 @@ import sys
 
 import click
 
+from compressor.cli.history import history
 from compressor.cli.inspect import inspect
 from compressor.cli.measure import bench, compare, meters
 from compressor.cli.options import INTERRUPTED
+from compressor.cli.recipes import recipes
+from compressor.cli.report import report
 from compressor.cli.run import demo, run_command
+from compressor.cli.stream import stream
 from compressor.errors import CompressorError, nearest
 
 
@@ -46,7 +50,7 @@ def cli() -> None:
     """
 
 
-for _command in (run_command, demo, inspect, bench, compare, meters):
+for _command in (run_command, demo, inspect, recipes, bench, compare, meters, report, stream, history):
     cli.add_command(_command)
 
 

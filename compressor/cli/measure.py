@@ -8,7 +8,19 @@ from typing import Any
 
 import click
 
-from compressor.cli.options import INTERRUPTED, command_line, counts, judging, metering, names, print_json
+from compressor.cli.history import keep, place
+from compressor.cli.options import (
+    INTERRUPTED,
+    RUNTIMES,
+    command_line,
+    counts,
+    hugging,
+    judging,
+    metering,
+    names,
+    on_device,
+    print_json,
+)
 
 
 @click.command()
@@ -18,14 +30,27 @@ from compressor.cli.options import INTERRUPTED, command_line, counts, judging, m
     "runtimes",
     callback=names,
     metavar="NAME,...",
-    help="onnxruntime or torch: one for all files, or one per file.  [default: by the file's format]",
+    help=f"One for all files, or one per file, of {RUNTIMES}.  [default: by the file's format]",
 )
+@click.option("--each", is_flag=True, help="Run every file on every --runtime that can run it.")
+@on_device
 @click.option("--batch", "batches", callback=counts, metavar="N,...", help="Examples per call.  [default: 1]")
 @click.option("--threads", callback=counts, default="1", metavar="N,...", show_default=True, help="Of the runtime.")
 @click.option("--quick", "preset", flag_value="quick", help="Measure for about 1 min per run instead of about 3.")
 @click.option("--certify", "preset", flag_value="certify", help="Measure in windows of 10 s, 12 blocks.")
 @metering
 @judging
+@hugging
+@click.option(
+    "--prompt-tokens",
+    type=int,
+    metavar="N",
+    help="Measure causal language models (Hugging Face folders, ONNX with a cache) per token, prefill of N tokens and "
+    "decode apart; --data is a text file.  [default: 128, if --new-tokens is given]",
+)
+@click.option(
+    "--new-tokens", type=int, metavar="M", help="Tokens to decode.  [default: 32, if --prompt-tokens is given]"
+)
 @click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="Of everything random.")
 @click.option(
     "--out",
@@ -33,9 +58,10 @@ from compressor.cli.options import INTERRUPTED, command_line, counts, judging, m
     metavar="FILE.json",
     help="Keep the measurement, for 'compress compare'.  [default: print only]",
 )
+@place
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON and nothing else.")
-def bench(as_json: bool, out: Path | None, preset: str | None, **options: Any) -> None:
-    """Measure .onnx and .pt2 files side by side; the first is the baseline.
+def bench(as_json: bool, out: Path | None, preset: str | None, history_file: str | None, **options: Any) -> None:
+    """Measure .onnx and .pt2 files and Hugging Face folders side by side; the first is the baseline.
 
     A second worker on the first file (the A/A control) says how small a difference can be seen.
     """
@@ -62,6 +88,7 @@ def bench(as_json: bool, out: Path | None, preset: str | None, **options: Any) -
         print_bench(record)
         if out is not None:
             click.echo(f"Measurement  {out}")
+    keep(record, out, history_file, None, quiet=as_json)
     if record.interrupted:
         sys.exit(INTERRUPTED)
 

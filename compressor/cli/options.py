@@ -30,6 +30,11 @@ def names(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
     return tuple(part.strip() for part in text.split(",")) if text else ()
 
 
+def columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    """Parse ``question,context``."""
+    return tuple(part.strip() for part in text.split(",")) if text else None
+
+
 def counts(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...]:
     """Parse ``1,8,32``; each number once, in the order given."""
     parts = [part.strip() for part in text.split(",")] if text else []
@@ -49,7 +54,17 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+hugging = together(
+    click.option(
+        "--hf-task",
+        metavar="TASK",
+        help="Task of a Hugging Face folder, e.g. text-classification.  [default: by its architecture]",
+    ),
+    click.option("--trust-remote-code", is_flag=True, help="Run the Python code that a Hugging Face folder brings."),
+)
+
 reading = together(
+    hugging,
     click.option(
         "--arch",
         metavar="REF",
@@ -83,12 +98,22 @@ judging = together(
         "--data",
         metavar="DATA",
         help="Labelled data: .npz, .npy, .csv, a folder of pictures by class, fashion-mnist, or "
-        "package.module:callable. Without them inputs are drawn at random, and accuracy is not measured.",
+        "package.module:callable; for Hugging Face models also texts (.csv, .jsonl, .parquet, a saved data set) and "
+        "sounds (a folder of .wav by class). Without them inputs are drawn at random, and accuracy is not measured.",
     ),
     click.option(
         "--metric", metavar="NAME", help="accuracy, f1, mse, r2, … or package.module:callable.  [default: by the data]"
     ),
-    click.option("--target", metavar="COLUMN", help="Column of a CSV that holds the target."),
+    click.option("--target", metavar="COLUMN", help="Column of a CSV, JSON lines or the like that holds the target."),
+    click.option(
+        "--text",
+        callback=columns,
+        metavar="COLUMN[,COLUMN]",
+        help="Column of the text, or of the two texts of a pair, for a Hugging Face model.  [default: by its name]",
+    ),
+    click.option(
+        "--max-length", type=int, metavar="N", help="Tokens that every text is cut or padded to.  [default: 128]"
+    ),
     click.option(
         "--max-loss",
         type=float,
@@ -105,6 +130,11 @@ measuring = together(
     click.option("--batch", type=int, metavar="N", help="Examples per call.  [default: 1]"),
     click.option("--threads", type=int, default=1, metavar="N", show_default=True, help="Threads of the runtime."),
 )
+
+on_device = click.option(
+    "--device", default="cpu", metavar="DEVICE", show_default=True, help="Where to run: cpu, cuda or cuda:1."
+)
+RUNTIMES = "onnxruntime, onnxruntime-tensorrt, openvino, openvino-bf16, torch, torch-compile"
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,19 @@ from typing import Any
 
 import click
 
-from compressor.cli.options import INTERRUPTED, command_line, judging, measuring, metering, reading
+from compressor.cli.history import keep as keep_record
+from compressor.cli.history import prepare, recording
+from compressor.cli.options import (
+    INTERRUPTED,
+    RUNTIMES,
+    command_line,
+    judging,
+    measuring,
+    metering,
+    names,
+    on_device,
+    reading,
+)
 from compressor.errors import CompressorError, nearest
 
 
@@ -24,8 +36,14 @@ from compressor.errors import CompressorError, nearest
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="YAML file with methods, their settings and other options.",
+    metavar="NAME|FILE",
+    help="Methods, their settings and other options: a ready recipe (see 'recipes') or a YAML file.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers that every method is to leave as they are, e.g. 'head*'; may be repeated. 'inspect' lists the names.",
 )
 @click.option(
     "--by-rule",
@@ -35,36 +53,57 @@ from compressor.errors import CompressorError, nearest
 @judging
 @reading
 @measuring
+@click.option(
+    "--runtime",
+    "runtimes",
+    callback=names,
+    metavar="NAME,...",
+    help=f"Runtimes to compare, of {RUNTIMES}; the report names the cheapest.  [default: the usual one of each format]",
+)
+@on_device
 @metering
 @click.option("--seed", type=int, default=0, metavar="N", show_default=True, help="Of everything random.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write.  [default: compressed/MODEL-METHOD]"
 )
 @click.option("--overwrite", is_flag=True, help="Start over, and replace what is in the folder.")
+@recording
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else.")
 @click.pass_context
 def run_command(
-    ctx: click.Context, /, as_json: bool, preset: str | None, recipe: Path | None, by_rule: bool, **options: Any
+    ctx: click.Context,
+    /,
+    as_json: bool,
+    preset: str | None,
+    recipe: Path | None,
+    keep: tuple[str, ...],
+    by_rule: bool,
+    **options: Any,
 ) -> None:
     """Compress MODEL, measure it against the original and write a report."""
     from compressor.pipeline import Job, Method
 
-    model, names = options["model"], options["methods"]
-    steps: list[tuple[str, Any]] = [(name, {}) for name in names or ("int8",)]
+    recorded = {name: options.pop(name) for name in ("history_file", "mlflow")}
+    model, methods = options["model"], options["methods"]
+    steps: list[tuple[str, Any]] = [(name, {}) for name in methods or ("int8",)]
     if recipe is not None:
         from compressor.recipe import load_recipe
 
         held = load_recipe(recipe)
-        steps = steps if names else held.steps()
+        steps = steps if methods else held.steps()
         given = click.core.ParameterSource.COMMANDLINE
         options |= {k: v for k, v in held.options().items() if ctx.get_parameter_source(k) is not given}
     if by_rule:
         steps = [(name, {**settings, "by_rule": True} if name == "int8" else settings) for name, settings in steps]
+    if keep:
+        from compressor.recipe import keeping
+
+        steps = keeping(steps, keep)
     options["methods"] = tuple(Method(name, settings) for name, settings in steps)
     if not model.exists() and model.parent == Path() and not model.suffix:
         # A misspelt command looks like a model's name.
         raise CompressorError("no such file or command", where=model, mend=nearest(model.name, _commands(ctx)))
-    _run(Job(preset=preset or "default", **options), as_json, command_line())
+    _run(Job(preset=preset or "default", **options), as_json, command_line(), **recorded)
 
 
 def _commands(ctx: click.Context) -> list[str]:
@@ -83,6 +122,7 @@ def _commands(ctx: click.Context) -> list[str]:
     show_default=True,
     help="Folder to write.",
 )
+@recording
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else.")
 def demo(as_json: bool, preset: str | None, **options: Any) -> None:
     """Compress the ResNet that the package carries, offline.
@@ -93,20 +133,23 @@ def demo(as_json: bool, preset: str | None, **options: Any) -> None:
 
     from compressor.pipeline import Job
 
+    kept = {name: options.pop(name) for name in ("history_file", "mlflow")}
     with resources.as_file(resources.files("compressor.demo") / "resnet8.pt2") as model:
         job = Job(model=model, data="demo", preset=preset or "quick", overwrite=True, **options)
-        _run(job, as_json, command_line())
+        _run(job, as_json, command_line(), **kept)
 
 
-def _run(job: Any, as_json: bool, command: str) -> None:
+def _run(job: Any, as_json: bool, command: str, history_file: str | None, mlflow: str | None) -> None:
     from compressor.console import Bars, print_outcome
     from compressor.pipeline import run
 
+    prepare(mlflow)
     with Bars(quiet=as_json or not sys.stderr.isatty()) as bars:
         outcome = run(job, bars, command)
     if as_json:
         click.echo((outcome.folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
         print_outcome(outcome)
+    keep_record(outcome.report, outcome.folder, history_file, mlflow, quiet=as_json)
     if outcome.interrupted:
         sys.exit(INTERRUPTED)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.model import load
+from compressor.model import hf_folder, load
 from compressor.model.base import Arrays
 from compressor.model.identify import FileKind, identify
 from compressor.results import TensorSpec
@@ -71,6 +71,8 @@ def describe(
     example: Arrays | None = None,
     input_shapes: tuple[tuple[int, ...], ...] | None = None,
     allow_pickle: bool = False,
+    hf_task: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Description:
     """Describe a model file; screened as :func:`~compressor.model.load.load_model` does, and nothing in it is run.
 
@@ -80,6 +82,8 @@ def describe(
         example: As for ``load_model``; optional here, and with it the inputs are checked and shown.
         input_shapes: The alternative to ``example``.
         allow_pickle: As for ``load_model``.
+        hf_task: As for ``load_model``.
+        trust_remote_code: As for ``load_model``.
 
     Returns:
         What it is.
@@ -88,10 +92,13 @@ def describe(
         ModelError: As ``load_model``.
         DataError: As ``load_model``.
     """
+    path = hf_folder.resolve(path, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     kind = identify(path)
     external: tuple[Path, ...] = ()
     inputs: tuple[TensorSpec, ...] = ()
     notes: tuple[str, ...] = ()
+    if kind is FileKind.HUGGING_FACE:
+        return _describe_folder(path, hf_task, allow_pickle, trust_remote_code)
     if kind is FileKind.ONNX:
         from compressor.model.onnx_file import read_onnx
 
@@ -131,6 +138,26 @@ def describe(
         inputs,
         tuple(layers),
         notes,
+    )
+
+
+def _describe_folder(path: Path, task: str | None, allow_pickle: bool, trust: bool) -> Description:
+    from compressor.model.hf_load import load_folder
+
+    model = load_folder(path, task=task, allow_pickle=allow_pickle, trust_remote_code=trust)
+    layers = [replace(layer, name=layer.name.removeprefix("hf.")) for layer in _module_layers(model.module)]
+    about, summary = model.steps[0], model.summary
+    said = f"{about.settings['architecture']} for the task {about.settings['task']}."
+    return Description(
+        summary.format,
+        summary.name,
+        summary.path,
+        summary.size_bytes,
+        summary.sha256,
+        summary.parameters or 0,
+        model.inputs,
+        tuple(layers),
+        (said, *about.notes),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from compressor.errors import ModelError
+from compressor.model import hf_folder
 from compressor.model.archive import Archive, open_archive
 from compressor.model.pickles import Item, PickleError, scan
 
@@ -43,26 +44,29 @@ class FileKind(enum.Enum):
     SAFETENSORS = "safetensors"
     PICKLED_MODULE = "pickled module"
     ONNX = "ONNX"
+    HUGGING_FACE = "Hugging Face folder"
 
     @property
     def has_signature(self) -> bool:
         """Whether such a file says what goes into the model."""
-        return self in {FileKind.EXPORTED_PROGRAM, FileKind.ONNX}
+        return self in {FileKind.EXPORTED_PROGRAM, FileKind.ONNX, FileKind.HUGGING_FACE}
 
 
 def identify(path: Path) -> FileKind:
     """Tell the kind of a model file by its content.
 
     Args:
-        path: The file; a link to one is fine.
+        path: The file, or the folder of a Hugging Face model; a link to one is fine.
 
     Returns:
         Its kind.
 
     Raises:
-        ModelError: Missing, a folder, empty, unreadable, truncated, text, or of no known kind.
+        ModelError: Missing, another folder, empty, unreadable, truncated, text, or of no known kind.
         UnsafeFileError: A zip archive that is a bomb, leads outside itself, or is encrypted.
     """
+    if hf_folder.looks_like_model(path):
+        return FileKind.HUGGING_FACE
     size = _size(path)
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)

@@ -31,16 +31,21 @@ def load_model(
     example: Arrays | None = None,
     input_shapes: tuple[tuple[int, ...], ...] | None = None,
     allow_pickle: bool = False,
+    hf_task: str | None = None,
+    trust_remote_code: bool = False,
 ) -> TorchModel | OnnxModel:
-    """Load a trained model; no code in the file is run unless ``allow_pickle`` is set.
+    """Load a trained model; no code in it is run unless ``allow_pickle`` or ``trust_remote_code`` is set.
 
     Args:
-        path: The file, of any kind in :class:`~compressor.model.identify.FileKind`; its name does not matter.
+        path: The file, of any kind in :class:`~compressor.model.identify.FileKind`; its name does not matter. Or the
+            folder of a Hugging Face model.
         arch: ``package.module:callable`` or ``file.py:callable`` that builds the module which a state dict or
             safetensors file belongs to. That code is run.
         example: Rows of the user's data, one array per input; gives shapes and types where the file does not.
         input_shapes: The alternative: shapes without the batch axis, all float32.
         allow_pickle: Whether a pickled module may be loaded, which runs whatever code is in it.
+        hf_task: Task of a Hugging Face folder; by its architecture if ``None``.
+        trust_remote_code: Whether Python code that a Hugging Face folder brings may be run.
 
     Returns:
         An :class:`OnnxModel` for ONNX, else a :class:`TorchModel` on the CPU in eval mode.
@@ -50,8 +55,18 @@ def load_model(
         DataError: The example does not fit the inputs that the file says it has.
     """
     kind = identify(path)
+    if kind is not FileKind.HUGGING_FACE and (hf_task is not None or trust_remote_code):
+        raise ModelError(
+            f"is no Hugging Face folder ({kind.value})",
+            where=path,
+            mend=f"leave out {'--hf-task' if hf_task is not None else '--trust-remote-code'}",
+        )
     if arch is not None and kind not in NEEDS_ARCH and not (kind is FileKind.PICKLED_MODULE and allow_pickle):
         raise ModelError(f"holds its own architecture ({kind.value})", where=path, mend="leave out --arch")
+    if kind is FileKind.HUGGING_FACE:
+        from compressor.model.hf_load import load_folder
+
+        return load_folder(path, task=hf_task, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     if kind is FileKind.ONNX:
         return _load_onnx(path, example, input_shapes)
     if kind is FileKind.EXPORTED_PROGRAM:

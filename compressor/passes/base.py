@@ -1,4 +1,7 @@
-"""The two kinds of Pass: a TorchPass turns a torch model into another, a GraphPass an ONNX file into another.
+"""The kinds of Pass.
+
+A TorchPass turns a torch model into another, a GraphPass an ONNX file into another, and a FilePass a torch model into a
+file that only PyTorch runs.
 
 A pass is a frozen dataclass whose fields are its settings (and so its recipe keys). It never changes its input, never
 sees a meter, and raises :class:`~compressor.errors.MethodError` when it matched nothing.
@@ -33,6 +36,9 @@ class Context:
         batch: Examples per call that the result will be run with; what a method times, it times so.
         run_threads: Threads that one call of the result will use, likewise.
         measure: Seconds of one call of a model in the form in which it will be run; ``None`` where nobody measures.
+        device: Where the result will run: ``cpu``, ``cuda`` or ``cuda:N``.
+        on_progress: Told by what takes long: seconds done, seconds that all of it is expected to take, and what is
+            going on; ``None`` where nobody listens.
     """
 
     task: Task
@@ -44,6 +50,8 @@ class Context:
     batch: int = 1
     run_threads: int = 1
     measure: Callable[[TorchModel], float] | None = None
+    device: str = "cpu"
+    on_progress: Callable[[float, float, str], None] | None = None
 
 
 class TorchPass(Protocol):
@@ -90,4 +98,37 @@ class GraphPass(Protocol):
         Raises:
             MethodError: Nothing in the model matched, the model is already compressed so, or the calibration data
                 cannot serve.
+        """
+
+
+class FilePass(Protocol):
+    """Torch model in, a file out that PyTorch alone runs: the last method of a line."""
+
+    @property
+    def name(self) -> str:
+        """The method's name on the command line and in recipes."""
+
+    def require(self, device: str) -> None:
+        """See that a device can run the result.
+
+        Args:
+            device: ``cpu``, ``cuda`` or ``cuda:N``.
+
+        Raises:
+            MethodError: It cannot.
+        """
+
+    def apply(self, model: TorchModel, target: Path, context: Context) -> Step:
+        """Write the changed model to ``target``; the given one stays as it is.
+
+        Args:
+            model: The model as it comes out of the stage before.
+            target: The ``model.safetensors`` to write; its folder exists and is for it alone.
+            context: Data, seed, threads and the device that it will run on.
+
+        Returns:
+            What was done, with the settings as used and what was left alone.
+
+        Raises:
+            MethodError: Nothing in the model matched, or the device cannot run the result.
         """

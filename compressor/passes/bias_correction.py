@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.onnx_wire import array_of
+
 if TYPE_CHECKING:
     import onnx
 
@@ -81,18 +83,18 @@ def correct_biases(
         low = nodes.get(node.name)
         if node.op_type != "Conv" or node.name not in layers or low is None or len(low.input) < 3:
             continue
-        levels, scale = (numpy_helper.to_array(tensors[name]) for name in makers[low.input[1]].input[:2])
+        levels, scale = (array_of(tensors[name]) for name in makers[low.input[1]].input[:2])
         bias = makers[low.input[2]]
         if readers.count(bias.input[0]) > 1 or readers.count(low.input[2]) > 1:
             continue  # two layers share it
-        weight = numpy_helper.to_array(weights[node.input[1]])
+        weight = array_of(weights[node.input[1]])
         rounded = levels * scale.reshape(-1, *[1] * (weight.ndim - 1))
         error = (rounded.astype(np.float64) - weight).sum(axis=tuple(range(2, weight.ndim)))
         # Output o of a grouped convolution reads the channels of its group only.
         groups = _groups(node)
         read = means[node.input[0]].reshape(groups, -1).repeat(len(weight) // groups, axis=0)
         shift = (error * read).sum(axis=1)
-        old, unit = (numpy_helper.to_array(tensors[name]) for name in bias.input[:2])
+        old, unit = (array_of(tensors[name]) for name in bias.input[:2])
         new = np.clip(np.rint(old - shift / unit), np.iinfo(np.int32).min, np.iinfo(np.int32).max)
         tensors[bias.input[0]].CopyFrom(numpy_helper.from_array(new.astype(np.int32), bias.input[0]))
         corrected += 1

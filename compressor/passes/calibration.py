@@ -89,7 +89,7 @@ def activation_ranges(
     """Run the examples through the model and keep the range of each activation.
 
     Args:
-        proto: The model with its weights in memory and shapes inferred; unchanged.
+        proto: The model, shapes inferred; unchanged.
         nodes: Names of the nodes whose inputs and outputs are wanted.
         examples: What to run.
         folder: Where to put the enlarged model.
@@ -125,7 +125,7 @@ def channel_maxima(
     """Run the examples through the model and keep the largest absolute value in each channel of some activations.
 
     Args:
-        proto: The model with its weights in memory; unchanged.
+        proto: The model; unchanged.
         channels: Activation to the size of its last axis, which is the channels'.
         examples: What to run.
         folder: Where to put the enlarged model.
@@ -158,7 +158,7 @@ def channel_means(
     """Run the examples through the model and keep the mean of each channel of some activations.
 
     Args:
-        proto: The model with its weights in memory; unchanged.
+        proto: The model; unchanged.
         ranks: Activation ``(N, channels, …)`` to the number of its axes.
         examples: What to run.
         folder: Where to put the enlarged model.
@@ -208,10 +208,10 @@ def _reduce(proto: onnx.ModelProto, op: str, name: str, axes: list[int], output:
 def _session(proto: onnx.ModelProto, folder: Path, threads: int) -> InferenceSession:
     import onnxruntime as ort
 
-    from compressor.onnx_file import save_onnx
+    from compressor.onnx_file import save_draft
 
     path = folder / "calibration.onnx"
-    save_onnx(proto, path)
+    save_draft(proto, path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

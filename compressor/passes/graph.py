@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
     from compressor.model.base import TorchModel
+    from compressor.passes.grouping import Group
 
 Removed = NDArray[np.bool_]
 """For each class whether it is to be removed; never so for class 0."""
@@ -57,6 +58,7 @@ class ChannelGraph:
         classes: The class of every unit; class 0 is never removed.
         count: Number of classes.
         weights: Names of the parameters and buffers, and their units.
+        remarks: What else the report should say of what can go.
 
     Raises:
         ExportError: The model cannot be traced.
@@ -64,6 +66,7 @@ class ChannelGraph:
 
     def __init__(self, model: TorchModel) -> None:
         self.model = model
+        self.remarks: tuple[str, ...] = ()
         self.program = trace(model)
         self.module: GraphModule = self.program.module(check_guards=False)
         self._walk = Propagation()
@@ -216,6 +219,28 @@ class ChannelGraph:
     def parameter_count(self, removed: Removed) -> int:
         """Number of weights."""
         return _points(self._weights, removed)
+
+    def groups(self, touched: frozenset[str], round_to: int) -> tuple[Group, ...]:
+        """The classes that may be removed, by the layers that put them out.
+
+        Args:
+            touched: Names of the layers whose output channels may go.
+            round_to: Widths are kept at multiples of this.
+        """
+        from compressor.passes.grouping import groups_of
+
+        return groups_of(self, touched, round_to)
+
+    def changes(self, after: ChannelGraph) -> list[str]:
+        """What became of the widths in the smaller model, in sentences."""
+        widths = {layer.weight: layer for layer in after.layers}
+        changed: list[str] = []
+        same: list[str] = []
+        for layer in self.layers:
+            now, was = after.width(widths[layer.weight]), self.width(layer)
+            (changed if now != was else same).append(f"{layer.name} ({was} → {now})" if now != was else layer.name)
+        notes = [f"Output channels: {', '.join(changed)}."]
+        return [*notes, f"Kept at their width: {', '.join(same)}."] if same else notes
 
     def without(self, removed: Removed) -> TorchModel:
         """Build the model without some classes of channels.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, gcd
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.passes.graph import ChannelGraph, Removed
+if TYPE_CHECKING:
+    from compressor.passes.graph import ChannelGraph, Removed
 
 MOST = 0.9
 """Largest share of a group's channels that is removed, so that no layer becomes a bottleneck."""
@@ -23,11 +25,14 @@ class Group:
         layers: Names of the layers.
         classes: The classes, ascending.
         step: How many classes make up the multiple that widths are kept at.
+        pool: Global pruning compares the classes of groups of one pool with each other; from a pool by itself it
+            removes the share that it removes elsewhere.
     """
 
     layers: tuple[str, ...]
     classes: NDArray[np.int64]
     step: int
+    pool: int = 0
 
     def allowed(self, removed: int) -> int:
         """The most classes, up to so many, whose removal leaves a multiple; 0 if none."""
@@ -83,7 +88,7 @@ def choose(
         graph: The traced model.
         groups: What may be removed.
         scores: Importance of every class. Global pruning divides them by their group's mean, as norms of layers
-            of different size cannot be compared.
+            of different size cannot be compared, and ranks them within their pool.
         size: What is to shrink: parameters or FLOPs of the model without some classes.
         limit: What ``size`` has to come down to.
         uniform: Remove the same share from every group, instead of the least important everywhere.
@@ -92,10 +97,14 @@ def choose(
         The smallest removal that meets the limit in this order, else the largest that is allowed.
     """
     ranked = [group.classes[np.argsort(scores[group.classes], kind="stable")] for group in groups]
-    if uniform:
-        shares = [np.arange(1, len(each) + 1) / len(each) for each in ranked]
-    else:
-        shares = [scores[each] / (float(scores[each].mean()) or 1.0) for each in ranked]
+    shares: list[NDArray[np.float64]] = []
+    for group, each in zip(groups, ranked, strict=True):
+        pool = [order for other, order in zip(groups, ranked, strict=True) if other.pool == group.pool]
+        if uniform or len(pool) == 1:
+            shares.append(np.arange(1, len(each) + 1) / len(each))
+        else:
+            values = np.sort(np.concatenate([_scaled(scores, order) for order in pool]))
+            shares.append(np.searchsorted(values, _scaled(scores, each), side="right") / len(values))
     levels = np.unique(np.concatenate(shares))
 
     def removal(level: float) -> Removed:
@@ -112,6 +121,19 @@ def choose(
         else:
             low = middle + 1
     return removal(levels[low])
+
+
+def same_share(graph: ChannelGraph, groups: tuple[Group, ...], scores: NDArray[np.float64], share: float) -> Removed:
+    """Remove the same share of every group, the least important first; less where widths have to be multiples."""
+    removed = graph.none
+    for group in groups:
+        order = group.classes[np.argsort(scores[group.classes], kind="stable")]
+        removed[order[: group.allowed(round(share * len(order)))]] = True
+    return _never_all(graph, removed, scores)
+
+
+def _scaled(scores: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    return scores[classes] / (float(scores[classes].mean()) or 1.0)
 
 
 def _never_all(graph: ChannelGraph, removed: Removed, scores: NDArray[np.float64]) -> Removed:

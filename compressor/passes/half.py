@@ -13,19 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compressor.errors import MethodError
-from compressor.onnx_file import save_onnx
+from compressor.onnx_file import load_outline, save_draft, save_onnx, weight_bytes
+from compressor.onnx_wire import array_of
 from compressor.passes.base import Context
 from compressor.passes.calibration import activation_ranges, check_examples
-from compressor.passes.qdq import clean, quiet
+from compressor.passes.qdq import clean, explained, quiet
 from compressor.passes.rewrites import prepare, sort_nodes
 from compressor.results import Step
+from compressor.rules import parse_rules, touched
 
 if TYPE_CHECKING:
     import onnx
 
-LARGEST = 65504.0
-"""The largest float16."""
+LARGEST, SMALLEST = 65504.0, 2.0**-24
+"""The largest and the smallest positive float16."""
+
+WHOLE_BYTES = 2**26
+"""float16 models with more weights than this are tried out without what would lay out all of them twice."""
 
 CRASHING = ("Gelu",)
 """ONNX Runtime 1.31 optimises some graphs with a float16 Gelu until the process dies of a segmentation fault."""
@@ -37,9 +45,17 @@ class Fp16:
 
     Operators that ONNX Runtime's converter knows to have no float16 form stay float32, and so do those around an
     activation that would overflow on the calibration data.
+
+    Attributes:
+        rules: Which layers become float16, as :mod:`compressor.rules` has it.
     """
 
     name: ClassVar[str] = "fp16"
+    rules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        parse_rules(self.rules)
+        object.__setattr__(self, "rules", tuple(self.rules))
 
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the converted model; see :class:`~compressor.passes.base.GraphPass`.
@@ -47,47 +63,107 @@ class Fp16:
         Raises:
             MethodError: The model is quantized or in float16 already, has no float32 weights, or one of them does not
                 fit into float16.
+            RecipeError: A rule matches nothing.
         """
-        from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-        with tempfile.TemporaryDirectory(prefix=".fp16.", dir=target.parent) as name, quiet():
+        working = tempfile.TemporaryDirectory(prefix=".fp16.", dir=target.parent)
+        with working as name, quiet(), explained("ONNX Runtime's float16 converter", source):
             folder = Path(name)
-            try:
-                proto = prepare(source, folder)
-                _check_weights(proto, source)
-                nodes = [node.name for node in proto.graph.node]
-                examples = context.task.calibration()
-                wide: list[str] = []
-                if examples.inputs and len(examples):
-                    check_examples(examples, proto)
-                    ranges = activation_ranges(proto, nodes, examples, folder, context.threads)
-                    large = {key for key, (low, high) in ranges.items() if max(-low, high) > LARGEST}
-                    wide = [node.name for node in proto.graph.node if large & {*node.input, *node.output}]
-                blocked = sorted({node.op_type for node in proto.graph.node} & {*DEFAULT_OP_BLOCK_LIST, *CRASHING})
-                proto = convert_float_to_float16(
-                    proto,
-                    keep_io_types=True,
-                    disable_shape_infer=True,
-                    op_block_list=[*DEFAULT_OP_BLOCK_LIST, *CRASHING],
-                    node_block_list=wide,
-                )
-                _join_floats(proto.graph)
-                sort_nodes(proto.graph)  # the converter puts its casts at the end
-                clean(proto)
-                save_onnx(proto, folder / "half.onnx")
-                _check_loads(folder / "half.onnx", source)
-            except MethodError:
-                raise
-            except Exception as error:  # asserts, ValueErrors and ONNX Runtime's own, which share no base
-                reason = str(error).strip() or type(error).__name__
-                raise MethodError(f"ONNX Runtime's float16 converter gave up: {reason}", where=source) from error
-        save_onnx(proto, target)
+            notes = self._write(source, folder, context)
+            _check_loads(folder / "half.onnx", source)
+            save_onnx(load_outline(folder / "half.onnx"), target)
+        settings: dict[str, str | int | float | bool | None] = {"inputs_outputs": "float32"}
+        return Step(self.name, {**settings, "rules": "; ".join(self.rules) or None}, tuple(notes))
+
+    def _write(self, source: Path, folder: Path, context: Context) -> list[str]:
+        """Write ``half.onnx`` and say what was done."""
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        proto = prepare(source, folder)
+        _check_weights(proto, source)
+        layers = weighted(proto)
+        left = [layer for layer in layers if layer not in touched(layers, parse_rules(self.rules))]
+        if len(left) == len(layers):
+            raise MethodError("the rules leave no layer to convert", where=self.name, mend="exclude fewer layers")
+        nodes = [node.name for node in proto.graph.node]
+        examples = context.task.calibration()
+        wide: list[str] = []
+        if examples.inputs and len(examples):
+            check_examples(examples, proto)
+            ranges = activation_ranges(proto, nodes, examples, folder, context.threads)
+            large = {key for key, (low, high) in ranges.items() if max(-low, high) > LARGEST}
+            wide = [node.name for node in proto.graph.node if large & {*node.input, *node.output}]
+        blocked = sorted({node.op_type for node in proto.graph.node} & blocked_ops())
+        weights = _set_aside(proto)
+        proto = convert_float_to_float16(
+            proto,
+            keep_io_types=True,
+            disable_shape_infer=True,
+            op_block_list=sorted(blocked_ops()),
+            node_block_list=[*wide, *left],
+        )
+        _put_back(proto, weights)
+        _join_floats(proto.graph)
+        sort_nodes(proto.graph)  # the converter puts its casts at the end
+        clean(proto)
+        save_draft(proto, folder / "half.onnx")
         notes = ["float16 weights and activations; inputs and outputs stay float32."]
         if blocked:
             notes.append(f"Left in fp32, for lack of a float16 form: {', '.join(blocked)}.")
+        if left:
+            notes.append(f"Left in fp32 by the rules: {', '.join(left)}.")
         if wide:
             notes.append(f"Left in fp32, as an activation there exceeds {LARGEST:g} in calibration: {', '.join(wide)}.")
-        return Step(self.name, {"inputs_outputs": "float32"}, tuple(notes))
+        return notes
+
+
+def blocked_ops() -> frozenset[str]:
+    """Operators that stay float32."""
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
+
+    return frozenset({*DEFAULT_OP_BLOCK_LIST, *CRASHING})
+
+
+def weighted(proto: onnx.ModelProto) -> dict[str, str]:
+    """Name and operator of each node with float32 weights of two axes or more."""
+    weights = {
+        tensor.name for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT and len(tensor.dims) > 1
+    }
+    return {node.name: node.op_type for node in proto.graph.node if weights & set(node.input)}
+
+
+def _set_aside(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Put empty weights in the place of those in files, which the converter would have to have in memory at once."""
+    import onnx
+
+    weights = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == tensor.EXTERNAL:
+            weights[tensor.name] = onnx.TensorProto()
+            weights[tensor.name].CopyFrom(tensor)
+            tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
+    return weights
+
+
+def _put_back(proto: onnx.ModelProto, weights: dict[str, onnx.TensorProto]) -> None:
+    """Put the weights back, in the type that the converter gave to the empty ones."""
+    from onnx import numpy_helper
+
+    for tensor in proto.graph.initializer:
+        if tensor.name not in weights:
+            continue
+        whole = weights.pop(tensor.name)
+        if tensor.data_type == tensor.FLOAT16 and whole.data_type == whole.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(_halved(array_of(whole)), tensor.name))
+        else:
+            tensor.CopyFrom(whole)
+
+
+def _halved(array: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round to float16; what would become 0 becomes the smallest float16, as ONNX Runtime's converter has it."""
+    half = array.astype(np.float16)
+    lost = (half == 0) & (array != 0)
+    half[lost] = np.copysign(SMALLEST, array[lost])
+    return half
 
 
 def _join_floats(graph: onnx.GraphProto) -> None:
@@ -110,10 +186,13 @@ def _join_floats(graph: onnx.GraphProto) -> None:
 def _check_loads(path: Path, source: Path) -> None:
     """Load the file in a process of its own, as a crash in ONNX Runtime would take this one along."""
     code = (
-        "import sys, onnxruntime as ort; ort.set_default_logger_severity(4);"
-        "ort.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+        "import sys, onnxruntime as ort; ort.set_default_logger_severity(4); options = ort.SessionOptions();"
+        "options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, sys.argv[2]);"
+        "ort.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])"
     )
-    found = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    # What comes on top of the extended optimisations lays out convolutions' weights anew, beside the old ones.
+    level = "ORT_ENABLE_ALL" if weight_bytes(load_outline(path)) <= WHOLE_BYTES else "ORT_ENABLE_EXTENDED"
+    found = subprocess.run([sys.executable, "-c", code, str(path), level], capture_output=True, text=True, check=False)
     if found.returncode:
         lines = found.stderr.strip().splitlines()
         reason = lines[-1] if lines and found.returncode > 0 else f"its process died of signal {-found.returncode}"
@@ -124,9 +203,6 @@ def _check_loads(path: Path, source: Path) -> None:
 
 def _check_weights(proto: onnx.ModelProto, source: Path) -> None:
     """Refuse weights that are float16 already, are not there, or would become infinite."""
-    import numpy as np
-    from onnx import numpy_helper
-
     kinds = {tensor.data_type for tensor in proto.graph.initializer}
     if proto.graph.initializer and kinds & {10, 16}:  # FLOAT16, BFLOAT16
         raise MethodError("the model has 16-bit weights already", where=source, mend="give the original model")
@@ -134,7 +210,7 @@ def _check_weights(proto: onnx.ModelProto, source: Path) -> None:
     if not any(len(tensor.dims) > 1 for tensor in floats):
         raise MethodError("there is nothing to convert: no float32 weights", where="fp16")
     for tensor in floats:
-        array = numpy_helper.to_array(tensor)
+        array = array_of(tensor)
         largest = float(np.abs(array).max(initial=0.0))
         if not largest <= LARGEST:
             raise MethodError(

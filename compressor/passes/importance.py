@@ -62,9 +62,11 @@ def per_class(graph: ChannelGraph, values: dict[str, torch.Tensor]) -> NDArray[n
 def _taylor(graph: ChannelGraph, context: Context) -> NDArray[np.float64]:
     import torch
 
+    from compressor.passes.hf_rebuild import of_inputs
     from compressor.passes.training import Batch, label_loss, labelled_examples, meaning_on
 
-    examples, model = labelled_examples(context, "prune"), graph.model
+    model = graph.model
+    examples = of_inputs(labelled_examples(context, "prune"), model)
     loss = label_loss(meaning_on(graph.module, model, examples, context, "prune"), examples)
     # Gradients go to copies: the model's own weights stay without.
     weights = {name: weight.detach().clone().requires_grad_() for name, weight in graph.parameters.items()}

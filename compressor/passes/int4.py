@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from compressor.errors import MethodError
 from compressor.onnx_file import save_onnx
+from compressor.onnx_wire import array_of
 from compressor.passes.base import Context
 from compressor.passes.int8_plan import PRODUCTS, is_plain
-from compressor.passes.qdq import clean, quiet
+from compressor.passes.qdq import clean, explained, quiet
 from compressor.passes.rewrites import drop_unused, prepare, split_gemms
 from compressor.results import Step
+from compressor.rules import parse_rules, touched
 
 if TYPE_CHECKING:
     import onnx
@@ -36,12 +38,16 @@ class Int4:
 
     Attributes:
         block_size: Weights per scale: 16, 32, 64, 128 or 256. Smaller is more exact and takes more room.
+        rules: Which layers become int4, as :mod:`compressor.rules` has it.
     """
 
     name: ClassVar[str] = "int4"
     block_size: int = 32
+    rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        parse_rules(self.rules)
+        object.__setattr__(self, "rules", tuple(self.rules))
         if self.block_size not in BLOCK_SIZES:
             closest = min(BLOCK_SIZES, key=lambda size: abs(size - self.block_size))
             raise MethodError(
@@ -55,39 +61,47 @@ class Int4:
 
         Raises:
             MethodError: The model is quantized already, or has no matrix product with float32 weights.
+            RecipeError: A rule matches nothing.
         """
-        with tempfile.TemporaryDirectory(prefix=".int4.", dir=target.parent) as name, quiet():
-            try:
-                proto = prepare(source, Path(name))
-            except MethodError:
-                raise
-            except Exception as error:  # ONNX Runtime's own errors share no base
-                raise MethodError(f"ONNX Runtime cannot read it: {error}", where=source) from error
-        weights = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
-        matched = {
-            node.name
-            for node in proto.graph.node
-            if node.op_type in PRODUCTS
-            and is_plain(node)
-            and len(node.input) > 1
-            and node.input[1] in weights
-            and len(weights[node.input[1]].dims) == 2
-        }
-        if not matched:
-            raise MethodError(
-                "there is nothing to quantize: no matrix product with float32 weights",
-                where=self.name,
-                mend="int4 is for transformers and multilayer perceptrons; use int8 for convolutions",
-            )
-        left = sum(node.op_type in ("Conv", "ConvTranspose", "GRU", "LSTM", "RNN") for node in proto.graph.node)
-        split_gemms(proto, matched)
-        _pack(proto, matched, self.block_size)
-        clean(proto)
-        save_onnx(proto, target)
+        working = tempfile.TemporaryDirectory(prefix=".int4.", dir=target.parent)
+        with working as name, quiet(), explained("int4", source):
+            proto = prepare(source, Path(name))
+            layers = packable(proto)
+            if not layers:
+                raise MethodError(
+                    "there is nothing to quantize: no matrix product with float32 weights",
+                    where=self.name,
+                    mend="int4 is for transformers and multilayer perceptrons; use int8 for convolutions",
+                )
+            matched = set(touched(layers, parse_rules(self.rules)))
+            if not matched:
+                raise MethodError("the rules leave no layer to quantize", where=self.name, mend="exclude fewer layers")
+            left = sum(node.op_type in ("Conv", "ConvTranspose", "GRU", "LSTM", "RNN") for node in proto.graph.node)
+            split_gemms(proto, matched)
+            _pack(proto, matched, self.block_size)
+            clean(proto)
+            save_onnx(proto, target)
         notes = [f"4-bit weights in blocks of {self.block_size}: {len(matched)} matrix products; activations float32."]
         if left:
             notes.append(f"Left in fp32, for lack of an int4 kernel: {left} convolutions or recurrences.")
-        return Step(self.name, {"block_size": self.block_size, "zero_points": True}, tuple(notes))
+        if ruled_out := [layer for layer in layers if layer not in matched]:
+            notes.append(f"Left in fp32 by the rules: {', '.join(ruled_out)}.")
+        settings: dict[str, str | int | float | bool | None] = {"block_size": self.block_size, "zero_points": True}
+        return Step(self.name, {**settings, "rules": "; ".join(self.rules) or None}, tuple(notes))
+
+
+def packable(proto: onnx.ModelProto) -> dict[str, str]:
+    """Name and operator of each node that has an int4 kernel: a product with a float32 weight of two axes."""
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
+    return {
+        node.name: node.op_type
+        for node in proto.graph.node
+        if node.op_type in PRODUCTS
+        and is_plain(node)
+        and len(node.input) > 1
+        and node.input[1] in weights
+        and len(weights[node.input[1]].dims) == 2
+    }
 
 
 def quantize_blocks(
@@ -139,7 +153,7 @@ def _pack(proto: onnx.ModelProto, matched: set[str], block_size: int) -> None:
         inputs, outputs = weights[name].dims
         if name not in packed:
             packed.add(name)
-            levels, scale, zero = quantize_blocks(numpy_helper.to_array(weights[name]), block_size)
+            levels, scale, zero = quantize_blocks(array_of(weights[name]), block_size)
             arrays: dict[str, NDArray[np.generic]] = {
                 "int4": _nibbles(levels),
                 "scale": scale.reshape(-1),

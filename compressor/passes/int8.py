@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 from compressor.errors import MethodError, nearest
-from compressor.onnx_file import copy_onnx, save_onnx
+from compressor.onnx_file import copy_onnx, save_draft, save_onnx, weight_bytes
 from compressor.passes.base import Context
 from compressor.passes.bias_correction import convolution_inputs, correct_biases, has_depthwise
 from compressor.passes.calibration import Calibration, activation_ranges, channel_means, check_examples
-from compressor.passes.int8_plan import Mode, Plan, Types, choose
+from compressor.passes.int8_plan import SCHEMES, Mode, Plan, Types, choose
 from compressor.passes.payoff import GAIN, Payoff, find_paying, layer_errors
-from compressor.passes.qdq import clean, mix, quiet, write_dynamic, write_static
+from compressor.passes.qdq import clean, explained, mix, quiet, write_dynamic, write_static
 from compressor.passes.rewrites import pool_pictures, prepare, split_gemms, spread_hard_activations
 from compressor.results import SensitivityRow, Step
+from compressor.rules import Rule, parse_rules
 from compressor.task.base import Examples
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ SENSITIVITY_EXAMPLES = 16
 """Examples that each layer's error is taken over."""
 
 TIMED_BYTES = 512 * 2**20
-"""Models with more weights than this are not timed: two of them would have to be in memory beside the work."""
+"""Models with more weights than this are not timed: two of them would have to be loaded at once, which takes more than
+twice the memory of one."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,19 @@ class Int8:
     Attributes:
         by_rule: Whether to choose by the architecture alone, for a target that is not this machine.
         max_error: Layers stay fp32 that, alone in int8, move the output by more than this, relative to its norm.
+        rules: Which layers may become int8, as :mod:`compressor.rules` has it; ``static`` and ``dynamic`` instead of
+            ``include`` say how.
     """
 
     name: ClassVar[str] = "int8"
     by_rule: bool = False
     max_error: float | None = None
+    rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_error(self.name, self.max_error)
+        parse_rules(self.rules, SCHEMES)
+        object.__setattr__(self, "rules", tuple(self.rules))
 
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
@@ -63,7 +70,9 @@ class Int8:
             MethodError: The model is quantized already or has nothing to quantize, the calibration data cannot serve,
                 or ONNX Runtime's quantizer gave up.
         """
-        return _Job(self.name, "auto", max_error=self.max_error, timed=not self.by_rule).run(source, target, context)
+        rules = parse_rules(self.rules, SCHEMES)
+        job = _Job(self.name, "auto", max_error=self.max_error, timed=not self.by_rule, rules=rules)
+        return job.run(source, target, context)
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Int8Static:
         percentile: For ``percentile``: how much of the values the range holds, in percent.
         per_channel: Whether every output channel's weights have a scale of their own.
         max_error: Layers stay fp32 that, alone in int8, move the output by more than this, relative to its norm.
+        rules: Which layers become int8, as :mod:`compressor.rules` has it.
     """
 
     name: ClassVar[str] = "int8-static"
@@ -82,6 +92,7 @@ class Int8Static:
     percentile: float = 99.99
     per_channel: bool = True
     max_error: float | None = None
+    rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = get_args(Calibration)
@@ -96,6 +107,8 @@ class Int8Static:
                 mend=f"the nearest that goes is {'100' if self.percentile > 100 else '50.01'}",
             )
         _check_error(self.name, self.max_error)
+        parse_rules(self.rules)
+        object.__setattr__(self, "rules", tuple(self.rules))
 
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
@@ -103,15 +116,27 @@ class Int8Static:
         Raises:
             MethodError: As of :class:`Int8`.
         """
-        job = _Job(self.name, "static", self.calibration, self.percentile, self.per_channel, self.max_error)
+        rules = parse_rules(self.rules)
+        job = _Job(
+            self.name, "static", self.calibration, self.percentile, self.per_channel, self.max_error, rules=rules
+        )
         return job.run(source, target, context)
 
 
 @dataclass(frozen=True)
 class Int8Dynamic:
-    """8-bit weights, and activations whose range is found in every call, on every matrix product and LSTM."""
+    """8-bit weights, and activations whose range is found in every call, on every matrix product and LSTM.
+
+    Attributes:
+        rules: Which layers become int8, as :mod:`compressor.rules` has it.
+    """
 
     name: ClassVar[str] = "int8-dynamic"
+    rules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        parse_rules(self.rules)
+        object.__setattr__(self, "rules", tuple(self.rules))
 
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
@@ -119,7 +144,7 @@ class Int8Dynamic:
         Raises:
             MethodError: As of :class:`Int8`, calibration aside.
         """
-        return _Job(self.name, "dynamic").run(source, target, context)
+        return _Job(self.name, "dynamic", rules=parse_rules(self.rules)).run(source, target, context)
 
 
 def _check_error(method: str, limit: float | None) -> None:
@@ -138,20 +163,15 @@ class _Job:
     per_channel: bool = True
     max_error: float | None = None
     timed: bool = False
+    rules: tuple[Rule, ...] = ()
 
     def run(self, source: Path, target: Path, context: Context) -> Step:
         types = Types.of(context.cpu_features)
-        with tempfile.TemporaryDirectory(prefix=".int8.", dir=target.parent) as name, quiet():
-            folder = Path(name)
-            try:
-                variants = self._quantize(source, folder, types, context)
-                decided = self._decide(source, variants, context)
-                proto = variants.proto(decided.kept)
-            except MethodError:
-                raise
-            except Exception as error:  # asserts, ValueErrors and ONNX Runtime's own, which share no base
-                reason = str(error).strip() or type(error).__name__
-                raise MethodError(f"ONNX Runtime's quantizer gave up: {reason}", where=source) from error
+        working = tempfile.TemporaryDirectory(prefix=".int8.", dir=target.parent)
+        with working as name, quiet(), explained("ONNX Runtime's quantizer", source):
+            variants = self._quantize(source, Path(name), types, context)
+            decided = self._decide(source, variants, context)
+            proto = variants.proto(decided.kept)
             if decided.kept:
                 clean(proto)
                 save_onnx(proto, target)
@@ -163,13 +183,14 @@ class _Job:
         import onnx
 
         plain = prepare(source, folder)
+        small = weight_bytes(plain) <= TIMED_BYTES
         if self.mode != "dynamic":
             pool_pictures(plain.graph)
             spread_hard_activations(plain.graph)
-        plan = choose(plain, self.mode, self.method)
+        plan = choose(plain, self.mode, self.method, self.rules)
         if plan.dynamic:
-            split_gemms(plain, set(plan.dynamic))
-        quantized, small = plain, not _is_big(plain)
+            split_gemms(plain, set(plan.dynamic) - plan.excluded)
+        quantized = plain
         if plan.static:
             examples = context.task.calibration()
             check_examples(examples, plain)
@@ -185,8 +206,7 @@ class _Job:
                 note = f"Depthwise convolutions lose most to rounding: the biases of {corrected} layers are corrected."
                 plan = replace(plan, notes=(*plan.notes, note))
         if plan.dynamic:
-            # Where no layer can go back to fp32, the plain model is not needed again and becomes the quantized one.
-            if quantized is plain and (self.max_error is not None or (self.timed and small)):
+            if quantized is plain:
                 quantized = onnx.ModelProto()
                 quantized.CopyFrom(plain)
             quantized = write_dynamic(quantized, set(plan.dynamic), types, folder)
@@ -195,7 +215,7 @@ class _Job:
     def _decide(self, source: Path, variants: _Variants, context: Context) -> _Decision:
         """Leave out what harms too much, then what does not pay."""
         plan = variants.plan
-        kept, errors, payoff, notes = frozenset(plan.layers), {}, None, []
+        kept, errors, payoff, notes = frozenset(plan.layers) - plan.excluded, {}, None, []
         examples = context.task.calibration() if self.max_error is not None or self.timed else None
         batch = _batch(variants.plain, context.batch)
         if examples is not None and not _serves(examples, batch, variants.plain):
@@ -209,7 +229,9 @@ class _Job:
             examples = None
         if examples is not None and self.max_error is not None:
             some = tuple(x[: max(SENSITIVITY_EXAMPLES // batch, 1) * batch] for x in examples.inputs)
-            errors = layer_errors(source, list(plan.layers), variants.file, some, context.threads, batch)
+            errors = layer_errors(
+                source, [x for x in plan.layers if x in kept], variants.file, some, context.threads, batch
+            )
             kept = frozenset(layer for layer in kept if errors[layer] <= self.max_error)
             if not kept:
                 least = min(errors, key=lambda layer: errors[layer])
@@ -237,6 +259,7 @@ class _Job:
             "reduce_range": types.reduce_range,
             "calibration": self._calibrated() if plan.static else "none",
             "max_error": self.max_error,
+            "rules": "; ".join(map(str, self.rules)) or None,
             "measured": decided.payoff is not None,
             "kept_fp32": not decided.kept,
             "fp32_layers": ",".join(left) if left and decided.kept else None,
@@ -262,9 +285,11 @@ class _Job:
         harmful = [layer for layer, error in decided.errors.items() if error > (self.max_error or math.inf)]
         if harmful:
             notes.append(f"Left in fp32, for moving the output by more than {self.max_error:g}: {_names(harmful)}.")
+        if plan.excluded:
+            notes.append(f"Left in fp32 by the rules: {_names([x for x in plan.layers if x in plan.excluded])}.")
         if payoff is not None:
             notes.append(f"Timed on this CPU: {payoff.speed:.2f} times fp32's time.")
-            slow = [layer for layer in left if layer not in harmful]
+            slow = [layer for layer in left if layer not in harmful and layer not in plan.excluded]
             if slow:
                 notes.append(f"Left in fp32, for not being faster in int8 here: {_names(slow)}.")
         return (*notes, *decided.notes, *types.notes)
@@ -308,7 +333,7 @@ class _Variants:
         bits = sum(1 << index for index, layer in enumerate(order) if layer in kept)
         path = self.folder / f"variant-{bits:x}.onnx"
         if not path.exists():
-            save_onnx(self.proto(kept), path)
+            save_draft(self.proto(kept), path)
         return path
 
 
@@ -316,11 +341,6 @@ def _batch(proto: onnx.ModelProto, batch: int) -> int:
     """The batch to run: the model's own if that is fixed."""
     dims = proto.graph.input[0].type.tensor_type.shape.dim if proto.graph.input else ()
     return dims[0].dim_value if dims and dims[0].HasField("dim_value") else batch
-
-
-def _is_big(proto: onnx.ModelProto) -> bool:
-    """Whether a model is too big to be timed, and to be held twice."""
-    return sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > TIMED_BYTES
 
 
 def _serves(examples: Examples, batch: int, proto: onnx.ModelProto) -> bool:

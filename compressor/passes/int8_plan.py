@@ -9,15 +9,20 @@ Source: ONNX Runtime, "Quantize ONNX models", sections on method selection and o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from compressor.errors import MethodError
+from compressor.rules import Rule, decide, touched
 
 if TYPE_CHECKING:
     import onnx
 
 Mode = Literal["auto", "static", "dynamic"]
+
+SCHEMES = ("dynamic", "static")
+"""What a rule can say of how a layer becomes int8."""
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = frozenset({"MatMul", "Gemm"})
@@ -82,27 +87,31 @@ class Plan:
         dynamic: Names of nodes whose ranges are found at run time.
         layers: The nodes with weights among both, in the graph's order, with their operators.
         notes: What was chosen and why, one sentence each.
+        excluded: Those of ``layers`` that the rules leave alone.
     """
 
     static: tuple[str, ...]
     dynamic: tuple[str, ...]
     layers: dict[str, str]
     notes: tuple[str, ...]
+    excluded: frozenset[str] = frozenset()
 
 
-def choose(proto: onnx.ModelProto, mode: Mode, method: str) -> Plan:
+def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule] = ()) -> Plan:
     """Choose between static and dynamic for each part of a graph.
 
     Args:
         proto: The model; every node has a name of its own.
         mode: ``auto``, or one kind to force.
         method: The method's name, for its errors.
+        rules: Which layers to touch, and how if not as the architecture suggests.
 
     Returns:
         The plan.
 
     Raises:
         MethodError: Nothing in the graph can be quantized so.
+        RecipeError: A rule matches nothing.
     """
     graph = proto.graph
     weights = {tensor.name for tensor in graph.initializer if tensor.data_type == tensor.FLOAT}
@@ -121,11 +130,14 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str) -> Plan:
         static, dynamic = [], [*products, *recurrences]
     elif mode == "auto" and sequences:
         static, dynamic = convolutions, [*products, *recurrences]
+    static, dynamic, excluded = _ruled(static, dynamic, [*convolutions, *products, *recurrences], rules, mode, method)
     if not static and not dynamic:
         kinds = "convolution or matrix product" if mode == "static" else "matrix product or LSTM"
         kinds = "convolution, matrix product or LSTM" if mode == "auto" else kinds
         raise MethodError(f"there is nothing to quantize: no {kinds} with float32 weights", where=method)
     layers = {node.name for node in (*static, *dynamic)}
+    if excluded >= layers:
+        raise MethodError("the rules leave no layer to quantize", where=method, mend="exclude fewer layers")
     names = {node.name for node in static}
     if static:
         # What lies between convolutions passes int8 on; what comes after a sequence's operators stays as it is.
@@ -149,7 +161,37 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str) -> Plan:
         tuple(node.name for node in dynamic),
         {node.name: node.op_type for node in graph.node if node.name in layers},
         tuple(notes),
+        frozenset(excluded),
     )
+
+
+def _ruled(
+    static: list[onnx.NodeProto],
+    dynamic: list[onnx.NodeProto],
+    every: list[onnx.NodeProto],
+    rules: Sequence[Rule],
+    mode: Mode,
+    method: str,
+) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto], set[str]]:
+    """What becomes static and dynamic under the rules, and the names of what they leave alone."""
+    if not rules:
+        return static, dynamic, set()
+    layers = {node.name: node.op_type for node in every}
+    ways = {name: rule.scheme for name, rule in decide(layers, rules).items() if rule.scheme}
+    for node in every:
+        lacking = {"Conv": "dynamic", "ConvTranspose": "dynamic", "LSTM": "static"}.get(node.op_type)
+        if (way := ways.get(node.name)) and way == lacking:
+            raise MethodError(
+                f"{node.op_type} '{node.name}' has no {way} int8 kernel worth running",
+                where=method,
+                mend=f"add kinds to the rule, such as '{way} * matmul gemm'",
+            )
+    before = {"static": {node.name for node in static}, "dynamic": {node.name for node in dynamic}}
+    chosen = {
+        kind: [node for node in every if (ways[node.name] == kind if node.name in ways else node.name in names)]
+        for kind, names in before.items()
+    }
+    return chosen["static"], chosen["dynamic"], layers.keys() - touched(layers, rules)
 
 
 def is_plain(node: onnx.NodeProto) -> bool:

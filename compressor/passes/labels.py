@@ -176,7 +176,8 @@ class Coupling:
     def couple(self, values: Sequence[Labelled], shape: tuple[int, ...]) -> tuple[Factor, ...]:
         """Join tensors as an operator that broadcasts them against each other does.
 
-        A channel of one that meets a position without channels in another (which is there for good) is frozen.
+        Channels of one that meet an axis without channels in another (which is there for good) stay along that axis:
+        heads whose elements are scaled position by position, as rotary embeddings do, go whole or not at all.
 
         Args:
             values: The operands.
@@ -189,18 +190,20 @@ class Coupling:
         result: list[Factor] = []
         for index, value in enumerate(aligned):
             for factor in value.factors:
-                axes, frozen = varied(factor), False
+                left: Factor | None = factor
                 for place, other in enumerate(aligned):
                     if place == index:
                         continue
-                    meeting = [each for each in other.factors if varied(each) & axes]
-                    if not meeting and any(other.shape[axis] != 1 for axis in axes):
-                        self.freeze(factor)
-                        frozen = True
+                    meeting = [each for each in other.factors if varied(each) & varied(factor)]
+                    if not meeting:
+                        for axis in sorted(varied(factor)):
+                            if left is not None and other.shape[axis] != 1:
+                                left = self.freeze_axis(left, axis)
                     for each in meeting if place > index else ():
                         self.join(factor, each)
-                if frozen:
+                if left is None:
                     continue
+                factor, axes = left, varied(left)
                 clash = [each for each in result if varied(each) & axes]
                 if not clash:
                     result.append(factor)

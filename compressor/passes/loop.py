@@ -8,6 +8,7 @@ step, so a run that was killed goes on from its last checkpoint to the same weig
 from __future__ import annotations
 
 import math
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from compressor.errors import MethodError
+from compressor.passes.augment import augmenter
 from compressor.passes.base import Context
 from compressor.passes.checkpoint import (
     Checkpoint,
@@ -34,10 +36,12 @@ from compressor.passes.checkpoint import (
 )
 from compressor.passes.training import Batch, Loss, Rows, Tick, Training, set_training
 from compressor.task.base import Examples
-from compressor.task.user_code import load_callable
 
 WARMUP = 0.1
 """Share of all steps over which the learning rate rises."""
+
+TELL_EVERY = 0.5
+"""Seconds between news of a run, at least."""
 
 LARGEST_GRADIENT = 1.0
 """Norm to which gradients are clipped."""
@@ -81,6 +85,7 @@ def fit(
         MethodError: There is nothing to train, too few examples, or the loss is not finite.
         OSError: A checkpoint cannot be written, for instance because the disk is full.
     """
+    training = training.settled(module)
     weights = [p for p in module.parameters() if p.is_floating_point()]
     if not weights:
         raise MethodError(
@@ -100,16 +105,16 @@ def fit(
         for weight in weights:
             weight.requires_grad_(True)
         optimizer: Any = (
-            torch.optim.AdamW(weights, training.learning_rate)
+            torch.optim.AdamW(weights, training.learning_rate or 0.0)
             if training.optimizer == "adamw"
-            else torch.optim.SGD(weights, training.learning_rate, momentum=0.9)
+            else torch.optim.SGD(weights, training.learning_rate or 0.0, momentum=0.9)
         )
         ready, optimizer = accelerator.prepare(module, optimizer)
         run = _Run(
             module, ready, optimizer, accelerator, examples, loss, training, checkpoint, context.seed, fixed_batch
         )
         try:
-            progress = run.go(trained, held_out, on_progress)
+            progress = run.go(trained, held_out, _telling(on_progress, context, training))
         finally:
             # Takes the wrapper of half precision off again, which would stay on the module's forward.
             accelerator.unwrap_model(ready, keep_fp32_wrapper=False)
@@ -138,14 +143,14 @@ class _Run:
         self.module, self.ready, self.optimizer, self.accelerator = module, ready, optimizer, accelerator
         self.examples, self.loss, self.training, self.checkpoint = examples, loss, training, checkpoint
         self.seed, self.fixed = seed, fixed
-        self.augment = None if training.augment is None else load_callable(training.augment)
+        self.batch, self.rate = training.batch or 1, training.learning_rate or 0.0
+        self.augment = augmenter(training.augment, [x.shape for x in examples.inputs], training.name)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
 
-    def go(self, trained: Rows, held_out: Rows, on_progress: Callable[[Tick], None] | None) -> Progress:
-        tell = on_progress or (lambda tick: None)
+    def go(self, trained: Rows, held_out: Rows, tell: Callable[[Tick], None]) -> Progress:
         training, progress = self.training, self._resume()
-        steps = len(_batches(trained, training.batch, self.fixed))
+        steps = len(_batches(trained, self.batch, self.fixed))
         if progress.best is None and len(held_out):
             progress.first = progress.best = self._validate(held_out, 0)
             self.best = weights_of(self.module)
@@ -154,7 +159,7 @@ class _Run:
             epoch = progress.epoch
             order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(trained)
             set_training(self.module, True)
-            for step, rows in enumerate(_batches(order, training.batch, self.fixed)):
+            for step, rows in enumerate(_batches(order, self.batch, self.fixed)):
                 if step < progress.step:
                     continue
                 loss = self._step(rows, epoch, step, steps)
@@ -185,13 +190,16 @@ class _Run:
     def _step(self, rows: Rows, epoch: int, step: int, steps: int) -> float:
         number, rank = epoch * steps + step, self.accelerator.process_index
         seed = int(np.random.SeedSequence([self.seed, _STEP, number, rank]).generate_state(1, np.uint32)[0])
-        torch.manual_seed(seed)  # dropout
+        # Dropout, and what a module of the user's or of transformers draws from elsewhere.
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.learning_rate * rate(number, self.training.epochs * steps)
+            group["lr"] = self.rate * rate(number, self.training.epochs * steps)
         batch = self._batch(rows)
         if self.augment is not None:
-            changed = self.augment(batch.inputs, torch.Generator(self.accelerator.device).manual_seed(seed))
-            batch = replace(batch, inputs=tuple(changed))
+            generator = torch.Generator(self.accelerator.device).manual_seed(seed)
+            batch = replace(batch, inputs=self.augment(batch.inputs, generator))
         self.optimizer.zero_grad()
         loss = self.loss(self.ready(*batch.inputs), batch)
         value = float(loss.detach())
@@ -205,7 +213,7 @@ class _Run:
         set_training(self.module, False)
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
-            for part in _batches(rows, self.training.batch, self.fixed):
+            for part in _batches(rows, self.batch, self.fixed):
                 batch = self._batch(part)
                 loss = self.loss(self.ready(*batch.inputs), batch)
                 total += torch.tensor([float(loss) * len(batch.rows), len(batch.rows)], dtype=torch.float64)
@@ -270,6 +278,33 @@ def rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
+def _telling(
+    on_progress: Callable[[Tick], None] | None, context: Context, training: Training
+) -> Callable[[Tick], None]:
+    """Tell the caller of every step, and whoever listens to the run how long it will take, now and then."""
+    start, first, last = time.monotonic(), -1, -math.inf
+
+    def tell(tick: Tick) -> None:
+        nonlocal first, last
+        if on_progress is not None:
+            on_progress(tick)
+        now = time.monotonic()
+        done = (tick.epoch - 1) * tick.steps + tick.step
+        if first < 0:
+            first = done - 1  # a run that goes on from a checkpoint has not done the steps before it
+        if context.on_progress is not None and (now - last >= TELL_EVERY or tick.validated):
+            last = now
+            spent = now - start
+            kind = "validation loss" if tick.validated else "loss"
+            context.on_progress(
+                spent,
+                spent * (training.epochs * tick.steps - first) / max(1, done - first),
+                f"{training.name}: epoch {tick.epoch} of {training.epochs}, {kind} {tick.loss:.3g}",
+            )
+
+    return tell
+
+
 def _split(count: int, training: Training, seed: int, fixed: int | None) -> tuple[Rows, Rows]:
     """Rows to train on, and rows to validate on."""
     order = np.random.default_rng([seed, _SPLIT]).permutation(count)
@@ -298,11 +333,13 @@ def _accelerator() -> Accelerator:
 
 @contextmanager
 def _alone(threads: int) -> Iterator[None]:
-    """Use so many threads, and leave torch's random numbers and threads as they were."""
-    before = torch.get_num_threads()
+    """Use so many threads, and leave everybody's random numbers and torch's threads as they were."""
+    before, others = torch.get_num_threads(), (np.random.get_state(), random.getstate())
     torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             yield
     finally:
         torch.set_num_threads(before)
+        np.random.set_state(others[0])
+        random.setstate(others[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,13 @@ from compressor.task.metrics import show_shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["classes", "binary", "numbers"]
+Kind = Literal["classes", "binary", "numbers", "embeddings"]
 
 NUMERIC_METRICS = frozenset({"mse", "mae", "rmse", "r2"})
 """Metrics that take whole numbers for numbers, not for classes."""
+
+IGNORED = -100
+"""The class number of positions that have no label, as ``torch`` and ``transformers`` have it."""
 
 _SMALLEST = 1e-7
 _SUM_TOLERANCE = 1e-3
@@ -25,23 +28,42 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a model's first output is.
+    """What a model's answer is.
 
     Attributes:
         kind: ``classes``: a score per class, ``(N, C, …)``; ``binary``: one score for the second of two classes,
-            ``(N,)`` or ``(N, 1)``; ``numbers``: anything else.
+            ``(N,)`` or ``(N, 1)``; ``embeddings``: vectors whose direction counts, ``(N, …, D)``; ``numbers``: anything
+            else.
         probabilities: Whether the scores are probabilities already; else they are logits.
+        last: Whether the classes are on the last axis, ``(N, …, C)``, as in what a transformer says of each token.
+        outputs: How many of the model's outputs are the answer; several are stacked on axis 1.
     """
 
     kind: Kind
     probabilities: bool = False
+    last: bool = False
+    outputs: int = 1
+
+    def answer(self, found: Any) -> Tensor:
+        """The part of what a module returned that is compared: its first output, or the first ones as one tensor.
+
+        A tensor is the answer already.
+        """
+        import torch
+
+        if isinstance(found, torch.Tensor):
+            return found
+        tensors = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
+        return tensors[0] if self.outputs == 1 else torch.stack(tensors[: self.outputs], 1)
 
     def logits(self, outputs: Tensor) -> Tensor:
-        """Logits of the scores; ``binary`` ones as ``(N,)``."""
+        """Logits of the scores, classes on axis 1; ``binary`` ones as ``(N,)``."""
         outputs = outputs.float()
         if self.kind == "binary":
             outputs = outputs.reshape(len(outputs))
             return outputs.clamp(_SMALLEST, 1 - _SMALLEST).logit() if self.probabilities else outputs
+        if self.last:
+            outputs = outputs.movedim(-1, 1)
         return outputs.clamp_min(_SMALLEST).log() if self.probabilities else outputs
 
     def targets(self, targets: NDArray[np.generic]) -> Tensor:
@@ -55,8 +77,8 @@ class Meaning:
         """Cross entropy for classes, binary cross entropy for one score, mean squared error for numbers.
 
         Args:
-            outputs: The model's first output, ``(N, …)``.
-            targets: From :meth:`targets`, ``(N, …)``.
+            outputs: From :meth:`answer`, ``(N, …)``.
+            targets: From :meth:`targets`, ``(N, …)``; classes of -100 do not count.
 
         Returns:
             The mean over the examples, a scalar.
@@ -64,23 +86,28 @@ class Meaning:
         from torch.nn import functional as F
 
         if self.kind == "classes":
-            return F.cross_entropy(self.logits(outputs), targets)
+            if bool((targets == IGNORED).all()):  # the mean over nothing would be NaN
+                return outputs.sum() * 0
+            return F.cross_entropy(self.logits(outputs), targets, ignore_index=IGNORED)
         if self.kind == "binary":
             return F.binary_cross_entropy_with_logits(self.logits(outputs), targets.reshape(len(targets)))
         return F.mse_loss(outputs.float().flatten(), targets.flatten())
 
-    def teacher_loss(self, outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    def teacher_loss(self, outputs: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
         """How far a student is from its teacher.
 
         For class scores the Kullback-Leibler divergence of the softened probabilities times the temperature squared,
         which keeps its gradients as large as those of the labels (Hinton, Vinyals and Dean 2015, "Distilling the
         knowledge in a neural network", section 2); for one score the same with two classes, but for a constant; for
-        numbers the mean squared error.
+        embeddings one minus the cosine (Sanh et al. 2019, "DistilBERT", section 3), of every token's and, where there
+        are tokens, of their mean, which stands for a sentence (Reimers and Gurevych 2019, "Sentence-BERT", section 3);
+        for numbers the mean squared error.
 
         Args:
-            outputs: The student's first output, ``(N, …)``.
+            outputs: The student's answer, ``(N, …)``.
             teacher: The teacher's, of the same shape.
             temperature: What logits are divided by; above 1 the small probabilities count more.
+            mask: ``(N, L)``, 0 for tokens that only fill up; used where the answer has a value per token.
 
         Returns:
             The mean over the examples, a scalar.
@@ -89,11 +116,43 @@ class Meaning:
 
         if self.kind == "numbers":
             return F.mse_loss(outputs.float(), teacher.float())
+        if self.kind == "embeddings":
+            return _apart(outputs.float(), teacher.float(), mask)
         student, soft = self.logits(outputs) / temperature, self.logits(teacher) / temperature
         if self.kind == "binary":
             return temperature**2 * F.binary_cross_entropy_with_logits(student, soft.sigmoid())
         logs, wanted = student.log_softmax(1), soft.log_softmax(1)
-        return temperature**2 * F.kl_div(logs, wanted, reduction="none", log_target=True).sum(1).mean()
+        each = F.kl_div(logs, wanted, reduction="none", log_target=True).sum(1)
+        return temperature**2 * masked_mean(each, mask)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over examples and tokens.
+
+    Args:
+        values: ``(N, …)``.
+        mask: ``(N, L)``; used if the values begin with these axes.
+
+    Returns:
+        A scalar.
+    """
+    if mask is None or values.shape[:2] != mask.shape:
+        return values.mean()
+    weights = mask.to(values.dtype).reshape(*mask.shape, *(1 for _ in values.shape[2:])).expand_as(values)
+    return (values * weights).sum() / weights.sum().clamp_min(1)
+
+
+def _apart(outputs: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """One minus the cosine of embeddings, ``(N, D)`` or ``(N, L, D)``."""
+    from torch.nn import functional as F
+
+    found = masked_mean(1 - F.cosine_similarity(outputs, teacher, -1), mask)
+    if outputs.ndim != 3:
+        return found
+    if mask is None or mask.shape != outputs.shape[:2]:
+        mask = outputs.new_ones(outputs.shape[:2])
+    weights = mask.to(outputs.dtype)[:, :, None]
+    return found + (1 - F.cosine_similarity((outputs * weights).sum(1), (teacher * weights).sum(1), -1)).mean()
 
 
 def meaning_of(outputs: Tensor, targets: NDArray[np.generic] | None, metric: str, where: str) -> Meaning:
@@ -146,6 +205,46 @@ def meaning_of(outputs: Tensor, targets: NDArray[np.generic] | None, metric: str
         _check_labels(targets, outputs.shape[1], f"{outputs.shape[1]} outputs", where)
     sums = outputs.double().sum(1)
     return Meaning("classes", low >= 0 and bool((sums - 1).abs().max() < _SUM_TOLERANCE))
+
+
+def meaning_for_task(task: str, outputs: Any, targets: NDArray[np.generic] | None, where: str) -> Meaning | None:
+    """What the answer of a Hugging Face model is.
+
+    Args:
+        task: ``optimum``'s name of the task.
+        outputs: What the model returned for some examples.
+        targets: All labels; ``None`` where there are none.
+        where: The method, for messages.
+
+    Returns:
+        What it is; ``None`` for tasks whose one output says it, as with any other model.
+
+    Raises:
+        MethodError: The labels do not match it.
+    """
+    if task == "feature-extraction":
+        if targets is not None:
+            raise MethodError(
+                "embeddings have no labels to be trained on", where=where, mend="set unlabeled to distill without them"
+            )
+        return Meaning("embeddings")
+    tokens = task in ("token-classification", "fill-mask") or task.startswith("text-generation")
+    if not tokens and task != "question-answering":
+        return None
+    meaning = Meaning("classes", last=True, outputs=1 if tokens else 2)
+    scores = meaning.answer(outputs)
+    if targets is not None:
+        if targets.shape[1:] != tuple(scores.shape[1:-1]) or targets.dtype.kind not in "iu":
+            raise MethodError(
+                f"the labels are {show_shape(targets.shape)}, the model's answer is "
+                f"{show_shape((None, *scores.shape[1:]))}",
+                where=where,
+                mend=f"give one class number for each of its rows of scores, or {IGNORED} for none",
+            )
+        if (targets != IGNORED).any():
+            count = scores.shape[-1]
+            _check_labels(targets[targets != IGNORED], count, f"{count} outputs", where)
+    return meaning
 
 
 def _check_labels(targets: NDArray[np.generic], classes: int, outputs: str, where: str) -> None:

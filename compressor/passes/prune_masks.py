@@ -101,8 +101,7 @@ class Prune24:
         masks, left = {}, []
         for layer in _layers(graph, self.rules, self.name):
             weight = graph.parameters[layer.weight].detach()
-            # Of a linear layer (out, in) and a convolution (out, in/groups, …); other products' layouts vary.
-            if (layer.op == "linear" or layer.op in _PLAIN) and weight.shape[1] % 4 == 0:
+            if comes_in_fours(layer, weight):
                 masks[layer.weight] = two_of_four(weight)
             else:
                 left.append(layer.name)
@@ -118,6 +117,12 @@ class Prune24:
 
 
 _PLAIN = frozenset({"conv1d", "conv2d", "conv3d"})
+
+
+def comes_in_fours(layer: Layer, weight: Tensor) -> bool:
+    """Whether a layer's inputs can be masked four by four."""
+    # Of a linear layer (out, in) and a convolution (out, in/groups, …); other products' layouts vary.
+    return (layer.op == "linear" or layer.op in _PLAIN) and weight.shape[1] % 4 == 0
 
 
 def two_of_four(weight: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class Qat(Training):
         from compressor.passes.loop import fit
         from compressor.passes.simulate import simulate
 
+        training = self.settled(model.module)
         examples = labelled_examples(context, self.name)
         meaning = meaning_on(model.module, model, examples, context, self.name)
         types = Types.of(context.cpu_features)
@@ -85,13 +86,13 @@ class Qat(Training):
         # First ranges, so that what is validated before training is int8 already.
         set_training(simulated, True)
         with torch.no_grad():
-            rows = np.arange(fixed or min(self.batch, len(examples))) % len(examples)
+            rows = np.arange(fixed or min(training.batch or 1, len(examples))) % len(examples)
             simulated(*(torch.from_numpy(x[rows]) for x in examples.inputs))
         progress = fit(
             simulated,
             examples,
             label_loss(meaning, examples),
-            self,
+            training,
             context,
             key=f"{types.activation} {types.reduce_range}",
             fixed_batch=fixed,
@@ -100,13 +101,13 @@ class Qat(Training):
         module = copy_of(model.module)
         _take_over(module, simulated.graph)
         settings: dict[str, Any] = {
-            **settings_of(self),
+            **settings_of(training),
             "activations": types.activation,
             "reduce_range": types.reduce_range,
         }
         notes = (
             f"Rounding of {count} layers was simulated, activations {kind}.",
-            describe(progress, self),
+            describe(progress, training),
             "The weights are fp32 still: int8 has to follow.",
         )
         return replace(model, module=module, steps=(*model.steps, Step(self.name, settings, notes)))

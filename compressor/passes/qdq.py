@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.onnx_file import is_large, save_onnx
+from compressor.errors import CompressorError, MethodError
+from compressor.onnx_file import load_outline, save_draft
+from compressor.onnx_wire import array_of
 from compressor.passes.int8_plan import STATIC_OPS, Plan, Types
 from compressor.passes.rewrites import drop_unused, inputs_of, needed_nodes, replace_nodes
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 Range = tuple[float, float]
 
 _LOWEST = "lowest.float32"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_static(
@@ -36,7 +41,7 @@ def write_static(
     """Write QuantizeLinear/DequantizeLinear pairs around some nodes.
 
     Args:
-        proto: The model, weights in memory; unchanged.
+        proto: The model; unchanged.
         nodes: Names of the nodes.
         ranges: Smallest and largest value of each activation around them.
         types: Integer types.
@@ -49,13 +54,12 @@ def write_static(
         The quantized model. Tensors keep their names: one that is quantized has a pair behind it.
     """
     import numpy as np
-    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
 
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), folder / "ranges.json")
-    save_onnx(proto, folder / "float.onnx")
+    save_draft(proto, folder / "float.onnx")
     extra: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["MatMul"]} if float_products else {}
     quantize_static(
         str(folder / "float.onnx"),
@@ -68,17 +72,17 @@ def write_static(
         activation_type=QuantType.QUInt8 if types.activation == "uint8" else QuantType.QInt8,
         weight_type=QuantType.QInt8,
         calibration_cache_path=folder / "ranges.json",
-        use_external_data_format=is_large(proto),
+        use_external_data_format=True,
         extra_options=extra,
     )
-    return onnx.load(str(folder / "static.onnx"))
+    return load_outline(folder / "static.onnx")
 
 
 def write_dynamic(proto: onnx.ModelProto, nodes: Set[str], types: Types, folder: Path) -> onnx.ModelProto:
     """Quantize the weights of some nodes, and their activations in every call.
 
     Args:
-        proto: The model, weights in memory; changed, as a second copy of a big one would not fit.
+        proto: The model; changed in place.
         nodes: Names of MatMul and LSTM nodes (no Gemm: see
             :func:`~compressor.passes.rewrites.split_gemms`).
         types: Integer types.
@@ -107,7 +111,7 @@ def _quantize_products(graph: onnx.GraphProto, nodes: Set[str], types: Types) ->
         source, weight = node.input
         if weight not in made:
             made.add(weight)
-            levels, scale = quantize_symmetric(numpy_helper.to_array(weights[weight]), types.reduce_range)
+            levels, scale = quantize_symmetric(array_of(weights[weight]), types.reduce_range)
             arrays: dict[str, NDArray[np.generic]] = {
                 "quantized": levels,
                 "scale": scale,
@@ -152,10 +156,9 @@ def quantize_symmetric(
 
 
 def _write_recurrent(proto: onnx.ModelProto, nodes: list[str], types: Types, folder: Path) -> onnx.ModelProto:
-    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    save_onnx(proto, folder / "mixed.onnx")
+    save_draft(proto, folder / "mixed.onnx")
     quantize_dynamic(
         str(folder / "mixed.onnx"),
         str(folder / "dynamic.onnx"),
@@ -164,9 +167,9 @@ def _write_recurrent(proto: onnx.ModelProto, nodes: list[str], types: Types, fol
         per_channel=True,
         reduce_range=types.reduce_range,
         weight_type=QuantType.QInt8,
-        use_external_data_format=is_large(proto),
+        use_external_data_format=True,
     )
-    return onnx.load(str(folder / "dynamic.onnx"))
+    return load_outline(folder / "dynamic.onnx")
 
 
 def mix(plain: onnx.ModelProto, quantized: onnx.ModelProto, plan: Plan, kept: Set[str]) -> onnx.ModelProto:
@@ -288,6 +291,33 @@ def clean(proto: onnx.ModelProto) -> None:
     kept = [entry for entry in proto.opset_import if entry.domain in used or proto.functions]
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
+
+
+@contextmanager
+def explained(tool: str, source: Path) -> Iterator[None]:
+    """Turn what a library raises into one line; a full disk is left to whoever the folder belongs to.
+
+    Args:
+        tool: What gave up, e.g. ``ONNX Runtime's quantizer``.
+        source: The model that it was given.
+
+    Raises:
+        MethodError: Anything else that went wrong inside.
+        OSError: The disk is full.
+    """
+    try:
+        yield
+    except CompressorError:
+        raise
+    except Exception as error:  # asserts, ValueErrors and ONNX Runtime's own, which share no base
+        reason = str(error).strip() or type(error).__name__
+        if (isinstance(error, OSError) and error.errno in _DISK_FULL) or "No space left on device" in reason:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        if isinstance(error, MemoryError) or "bad_alloc" in reason or "Failed to allocate memory" in reason:
+            raise MethodError(
+                "ran out of memory", where=source, mend="it takes up to twice the model's size; close other programs"
+            ) from error
+        raise MethodError(f"{tool} gave up: {reason}", where=source) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from compressor.errors import MethodError, nearest
-from compressor.passes.base import GraphPass, TorchPass
+from compressor.passes.base import FilePass, GraphPass, TorchPass
 
 METHODS = {
     "distill": "compressor.passes.distill:Distill",
@@ -21,12 +21,18 @@ METHODS = {
     "prune-unstructured": "compressor.passes.prune_masks:PruneUnstructured",
     "qat": "compressor.passes.qat:Qat",
     "smoothquant": "compressor.passes.smoothquant:SmoothQuant",
+    "torchao-2:4": "compressor.passes.torchao_methods:TorchaoSparse24",
+    "torchao-fp8": "compressor.passes.torchao_methods:TorchaoFp8",
+    "torchao-int4-weight-only": "compressor.passes.torchao_methods:TorchaoInt4WeightOnly",
+    "torchao-int8-dynamic": "compressor.passes.torchao_methods:TorchaoInt8Dynamic",
+    "torchao-int8-weight-only": "compressor.passes.torchao_methods:TorchaoInt8WeightOnly",
 }
 """Method to the class that does it, ``module:Class``."""
 
 
 ON_TORCH: frozenset[str] = frozenset({"distill", "prune", "prune-2:4", "prune-unstructured", "qat"})
-"""Methods that turn a torch model into another (TorchPass); all others turn an ONNX file into another (GraphPass)."""
+"""Methods that turn a torch model into another (TorchPass). Those of torchao turn one into a file for
+PyTorch (FilePass); all others turn an ONNX file into another (GraphPass)."""
 
 
 def works_on_torch(name: str) -> bool:
@@ -38,12 +44,45 @@ def works_on_torch(name: str) -> bool:
     return name in ON_TORCH
 
 
+def works_on_graph(name: str) -> bool:
+    """Whether a method works on the ONNX graph.
+
+    Args:
+        name: A method's name.
+    """
+    return not works_on_torch(name) and not writes_torch_file(name)
+
+
+def writes_torch_file(name: str) -> bool:
+    """Whether a method makes a file of the PyTorch model that only PyTorch runs (FilePass).
+
+    Args:
+        name: A method's name.
+    """
+    return name.startswith("torchao-")
+
+
 def method_names() -> tuple[str, ...]:
     """The names of all methods, sorted."""
     return tuple(sorted(METHODS))
 
 
-def make_pass(name: str, **settings: Any) -> GraphPass | TorchPass:
+def method_class(name: str) -> Any:
+    """The dataclass of a method, whose fields are its settings.
+
+    Args:
+        name: The method's name.
+
+    Raises:
+        MethodError: There is no such method.
+    """
+    if name not in METHODS:
+        raise MethodError(f"no method '{name}'", mend=nearest(name, METHODS))
+    module, _, attribute = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make_pass(name: str, **settings: Any) -> FilePass | GraphPass | TorchPass:
     """Make a method with its settings.
 
     Args:
@@ -56,12 +95,9 @@ def make_pass(name: str, **settings: Any) -> GraphPass | TorchPass:
     Raises:
         MethodError: There is no such method or setting, or a setting is out of range.
     """
-    if name not in METHODS:
-        raise MethodError(f"no method '{name}'", mend=nearest(name, METHODS))
-    module, _, attribute = METHODS[name].partition(":")
-    kind = getattr(importlib.import_module(module), attribute)
+    kind = method_class(name)
     known = [field.name for field in fields(kind)]
     if unknown := sorted(settings.keys() - set(known)):
         raise MethodError(f"has no setting '{unknown[0]}'", where=name, mend=nearest(unknown[0], known))
-    made: GraphPass | TorchPass = kind(**settings)
+    made: FilePass | GraphPass | TorchPass = kind(**settings)
     return made

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import MethodError
+from compressor.onnx_file import load_outline, save_draft
+from compressor.onnx_wire import array_of, is_inside
 
 if TYPE_CHECKING:
     import onnx
@@ -23,7 +25,7 @@ def prepare(source: Path, folder: Path) -> onnx.ModelProto:
         folder: Where to put what lies between.
 
     Returns:
-        The model, weights in memory.
+        The model; its weights stay in ``folder`` and are read with :func:`~compressor.onnx_file.array_of`.
 
     Raises:
         MethodError: It is quantized already.
@@ -31,13 +33,18 @@ def prepare(source: Path, folder: Path) -> onnx.ModelProto:
     import onnx
     import onnxruntime as ort
 
-    for node in onnx.load(str(source), load_external_data=False).graph.node:
+    outline = load_outline(source)
+    for node in outline.graph.node:
         if any(part in node.op_type for part in QUANTIZED):
             raise MethodError(
                 f"the model is quantized already: it holds {node.op_type} '{node.name}'",
                 where=source,
                 mend="give the original model",
             )
+    if any(is_inside(tensor, source) for tensor in outline.graph.initializer):
+        # ONNX Runtime maps weights in a second file, but holds those in the same one twice (1.31).
+        save_draft(outline, folder / "source.onnx")
+        source = folder / "source.onnx"
     # ONNX Runtime's quant_pre_process does the same, but loses weights that are in a second file (1.31).
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -48,7 +55,7 @@ def prepare(source: Path, folder: Path) -> onnx.ModelProto:
     options.log_severity_level = 3
     ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     onnx.shape_inference.infer_shapes_path(str(folder / "folded.onnx"), str(folder / "prepared.onnx"))
-    prepared = onnx.load(str(folder / "prepared.onnx"))
+    prepared = load_outline(folder / "prepared.onnx")
     taken: set[str] = set()
     for node in prepared.graph.node:
         stem, count = node.name or node.op_type, 2
@@ -64,8 +71,6 @@ def pool_pictures(graph: onnx.GraphProto) -> None:
     Args:
         graph: Changed in place.
     """
-    from onnx import numpy_helper
-
     constants = {tensor.name: tensor for tensor in graph.initializer}
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info)}
     for node in graph.node:
@@ -73,7 +78,7 @@ def pool_pictures(graph: onnx.GraphProto) -> None:
             continue
         keep = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
         axes = constants.get(node.input[1])
-        if keep and axes is not None and sorted(axis % 4 for axis in numpy_helper.to_array(axes).tolist()) == [2, 3]:
+        if keep and axes is not None and sorted(axis % 4 for axis in array_of(axes).tolist()) == [2, 3]:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
 
@@ -119,7 +124,7 @@ def spread_hard_activations(graph: onnx.GraphProto) -> None:
             continue
         factor, height = (np.sqrt(alpha), 1 / np.sqrt(alpha)) if swish else (alpha, 1.0)
         for name in weights:
-            array = numpy_helper.to_array(constants[name]) * np.float32(factor)
+            array = array_of(constants[name]) * np.float32(factor)
             constants[name].CopyFrom(numpy_helper.from_array(array, name))
         bounds = {"shift": beta * height, "low": 0.0, "high": height}
         for end, value in bounds.items():
@@ -160,7 +165,7 @@ def split_gemms(proto: onnx.ModelProto, planned: set[str]) -> list[str]:
         if any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
             weight = f"{node.input[1]}.transposed"
             if weight not in weights:
-                turned = np.ascontiguousarray(numpy_helper.to_array(weights[node.input[1]]).T)
+                turned = np.ascontiguousarray(array_of(weights[node.input[1]]).T)
                 weights[weight] = numpy_helper.from_array(turned, weight)
                 proto.graph.initializer.append(weights[weight])
         product = f"{node.output[0]}.product" if len(node.input) > 2 else node.output[0]

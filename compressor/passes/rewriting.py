@@ -191,6 +191,8 @@ class _Sizes:
         if not value.shape or not value.touching(axis := given["dim"] % len(value.shape)):
             return
         stays = self._stays(value, axis)
+        if stays.all():  # such as positions up to a free length
+            return
         low, high, _ = slice(given.get("start"), given.get("end")).indices(value.shape[axis])
         _set(node, "start", int(stays[:low].sum()))
         _set(node, "end", int(stays[:high].sum()))

@@ -20,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import MethodError
-from compressor.onnx_file import save_onnx
+from compressor.onnx_file import load_outline, save_draft, save_onnx
+from compressor.onnx_wire import array_of
 from compressor.passes.base import Context
 from compressor.passes.calibration import activation_ranges, channel_maxima, check_examples
 from compressor.passes.int8_plan import PRODUCTS, Types, is_plain
-from compressor.passes.qdq import clean, quiet, write_static
+from compressor.passes.qdq import clean, explained, quiet, write_static
 from compressor.passes.rewrites import drop_unused, prepare, replace_nodes
 from compressor.results import Step
+from compressor.rules import parse_rules, touched
 
 if TYPE_CHECKING:
     import onnx
@@ -41,12 +43,16 @@ class SmoothQuant:
 
     Attributes:
         alpha: How much of the difficulty moves from activations to weights, from 0 to 1.
+        rules: Which layers become int8, as :mod:`compressor.rules` has it.
     """
 
     name: ClassVar[str] = "smoothquant"
     alpha: float = 0.5
+    rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        parse_rules(self.rules)
+        object.__setattr__(self, "rules", tuple(self.rules))
         if not 0 <= self.alpha <= 1:
             raise MethodError(
                 f"alpha must be from 0 to 1, not {self.alpha:g}",
@@ -62,47 +68,70 @@ class SmoothQuant:
                 data cannot serve, or ONNX Runtime's quantizer gave up.
         """
         types = Types.of(context.cpu_features)
-        with tempfile.TemporaryDirectory(prefix=".smoothquant.", dir=target.parent) as name, quiet():
+        working = tempfile.TemporaryDirectory(prefix=".smoothquant.", dir=target.parent)
+        with working as name, quiet(), explained("ONNX Runtime's quantizer", source):
             folder = Path(name)
-            try:
-                proto = prepare(source, folder)
-                layers = products(proto)
-                if not layers:
-                    raise MethodError(
-                        "there is nothing to quantize: no matrix product with float32 weights",
-                        where=self.name,
-                        mend="it is for transformers; use int8 for convolutions",
-                    )
-                examples = context.task.calibration()
-                check_examples(examples, proto)
-                readers = _readers(proto, set(layers))
-                sizes = {x: _inputs(proto, nodes[0]) for x, nodes in readers.items()}
-                maxima = channel_maxima(proto, sizes, examples, folder, context.threads)
-                folded = smooth(proto, readers, maxima, self.alpha)
-                nodes = tuple(n.name for n in proto.graph.node if n.name in layers or _is_convolution(n, proto))
-                proto = _infer(proto, folder)
-                ranges = activation_ranges(proto, nodes, examples, folder, context.threads)
-                proto = write_static(proto, nodes, ranges, types, folder, float_products=True)
-            except MethodError:
-                raise
-            except Exception as error:  # asserts, ValueErrors and ONNX Runtime's own, which share no base
-                reason = str(error).strip() or type(error).__name__
-                raise MethodError(f"ONNX Runtime's quantizer gave up: {reason}", where=source) from error
-        clean(proto)
-        save_onnx(proto, target)
+            proto = prepare(source, folder)
+            layers, every = layers_of(proto)
+            chosen = touched(every, parse_rules(self.rules))
+            left = [layer for layer in every if layer not in chosen]
+            layers = [layer for layer in layers if layer in chosen]
+            if not layers:
+                mend = "exclude fewer layers"
+                raise MethodError("the rules leave no matrix product to quantize", where=self.name, mend=mend)
+            examples = context.task.calibration()
+            check_examples(examples, proto)
+            readers = _readers(proto, set(layers))
+            smoothed = len(readers)
+            sizes = {x: _inputs(proto, nodes[0]) for x, nodes in readers.items()}
+            maxima = channel_maxima(proto, sizes, examples, folder, context.threads)
+            folded = smooth(proto, readers, maxima, self.alpha)
+            del readers  # they would keep the weights in memory
+            nodes = tuple(node.name for node in proto.graph.node if node.name in chosen)
+            proto = _infer(proto, folder)
+            ranges = activation_ranges(proto, nodes, examples, folder, context.threads)
+            proto = write_static(proto, nodes, ranges, types, folder, float_products=True)
+            clean(proto)
+            save_onnx(proto, target)
         convolutions = len(nodes) - len(layers)
         notes = [
             f"Static int8 (ranges from calibration): {len(layers)} matrix products"
             f"{f', {convolutions} convolutions' if convolutions else ''}.",
-            f"Smoothed: {len(readers)} activations, {folded} of them inside the LayerNormalization in front, "
-            f"{len(readers) - folded} by a multiplication of their own.",
+            f"Smoothed: {smoothed} activations, {folded} of them inside the LayerNormalization in front, "
+            f"{smoothed - folded} by a multiplication of their own.",
         ]
         settings: dict[str, str | int | float | bool | None] = {
             "alpha": self.alpha,
             "activations": types.activation,
             "reduce_range": types.reduce_range,
+            "rules": "; ".join(self.rules) or None,
         }
+        if left:
+            notes.append(f"Left in fp32 by the rules: {', '.join(left)}.")
         return Step(self.name, settings, (*notes, *types.notes))
+
+
+def layers_of(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
+    """The layers that become int8.
+
+    Args:
+        proto: The model.
+
+    Returns:
+        Names of the matrix products, which are smoothed; name and operator of these and of the convolutions.
+
+    Raises:
+        MethodError: There is no matrix product.
+    """
+    layers = products(proto)
+    if not layers:
+        raise MethodError(
+            "there is nothing to quantize: no matrix product with float32 weights",
+            where=SmoothQuant.name,
+            mend="it is for transformers; use int8 for convolutions",
+        )
+    every = (node for node in proto.graph.node if node.name in layers or _is_convolution(node, proto))
+    return layers, {node.name: node.op_type for node in every}
 
 
 def products(proto: onnx.ModelProto) -> list[str]:
@@ -130,7 +159,7 @@ def smooth(
     """Divide activations by channel and multiply the weights that read them.
 
     Args:
-        proto: The model, weights in memory; changed in place.
+        proto: The model; changed in place.
         readers: Activation to the MatMul and Gemm nodes of ``proto`` that are to read it smoothed.
         maxima: Activation to each channel's largest absolute value.
         alpha: See :class:`SmoothQuant`.
@@ -151,7 +180,7 @@ def smooth(
     folded = 0
     for name, nodes in readers.items():
         # With the inputs on the last axis, whichever way round a Gemm has its weight.
-        arrays = [numpy_helper.to_array(weights[node.input[1]]) for node in nodes]
+        arrays = [array_of(weights[node.input[1]]) for node in nodes]
         arrays = [array if _is_turned(node) else array.T for node, array in zip(nodes, arrays, strict=True)]
         largest = np.max([np.abs(array).max(axis=0) for array in arrays], axis=0)
         factor = np.maximum(maxima[name], SMALLEST) ** alpha / np.maximum(largest, SMALLEST) ** (1 - alpha)
@@ -165,7 +194,7 @@ def smooth(
         if norm is not None:
             for index, parameter in enumerate(norm.input[1:], 1):
                 norm.input[index] = f"{norm.name}.smoothed.{parameter}"
-                array = numpy_helper.to_array(weights[parameter]) / factor
+                array = array_of(weights[parameter]) / factor
                 graph.initializer.append(numpy_helper.from_array(array, norm.input[index]))
             folded += 1
             continue
@@ -232,6 +261,6 @@ def _infer(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """The model with the shapes of what was added; by way of a file, as it may be larger than 2 GB."""
     import onnx
 
-    save_onnx(proto, folder / "smooth.onnx")
+    save_draft(proto, folder / "smooth.onnx")
     onnx.shape_inference.infer_shapes_path(str(folder / "smooth.onnx"), str(folder / "inferred.onnx"))
-    return onnx.load(str(folder / "inferred.onnx"))
+    return load_outline(folder / "inferred.onnx")

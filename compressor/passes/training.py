@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import MethodError, nearest
+from compressor.passes.augment import augmentations
 from compressor.passes.base import Context
 from compressor.passes.checkpoint import Progress, copy_of
-from compressor.passes.losses import Meaning, meaning_of
+from compressor.passes.hf_rebuild import hugging_face, of_inputs
+from compressor.passes.losses import Meaning, meaning_for_task, meaning_of
 from compressor.results import Step
 from compressor.task.base import Examples
-from compressor.task.user_code import is_reference
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,9 @@ Rows = NDArray[np.int64]
 
 _SAMPLE = 256
 
+_RATE, _TRANSFORMER_RATE = 1e-3, 5e-5
+_BATCH, _TRANSFORMER_BATCH = 128, 32
+
 
 @dataclass(frozen=True)
 class Training:
@@ -37,38 +41,47 @@ class Training:
 
     Attributes:
         epochs: Most passes over the training examples.
-        learning_rate: The highest one; it rises over the first tenth of all steps and falls to 0 by a cosine.
-        batch: Examples per step, over all devices together; a model with a fixed batch is trained with that.
+        learning_rate: The highest one; it rises over the first tenth of all steps and falls to 0 by a cosine. ``None``
+            for 1e-3, and for 5e-5 with a Hugging Face model (Devlin et al. 2019, "BERT", appendix A.3).
+        batch: Examples per step, over all devices together; a model with a fixed batch is trained with that. ``None``
+            for 128, and for 32 with a Hugging Face model (the same source).
         optimizer: ``adamw``, or ``sgd`` with a momentum of 0.9.
         validation: Share of the training examples that are not trained on but choose the epoch; 0 keeps the last one.
         patience: Stop after as many epochs without a smaller validation loss.
         checkpoint_minutes: How often progress is saved, beside at the end of every epoch; 0 for every step.
-        augment: ``package.module:callable`` or ``file.py:callable`` that gets a batch of inputs (a tuple of tensors)
-            and a ``torch.Generator`` and returns them changed; ``None`` trains on the inputs as they are.
+        augment: How every batch is changed at random: ``shift`` (pictures, by up to an eighth of their size),
+            ``mirror`` (left to right, half of the pictures; not where a mirror image means something else, as with
+            letters), ``package.module:callable`` or ``file.py:callable`` that gets a batch of inputs (a tuple of
+            tensors) and a ``torch.Generator`` and returns them changed; several in order, as a list or with commas.
     """
 
     name: ClassVar[str] = "training"
     epochs: int = 10
-    learning_rate: float = 1e-3
-    batch: int = 128
+    learning_rate: float | None = None
+    batch: int | None = None
     optimizer: Optimizer = "adamw"
     validation: float = 0.1
     patience: int = 5
     checkpoint_minutes: float = 10.0
-    augment: str | None = None
+    augment: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.require("epochs", self.epochs >= 1, "at least 1")
-        self.require("learning_rate", 0 < self.learning_rate < math.inf, "above 0")
-        self.require("batch", self.batch >= 1, "at least 1")
+        self.require("learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "above 0")
+        self.require("batch", self.batch is None or self.batch >= 1, "at least 1")
         self.require("validation", 0 <= self.validation < 1, "from 0 to below 1")
         self.require("patience", self.patience >= 1, "at least 1")
         self.require("checkpoint_minutes", self.checkpoint_minutes >= 0, "at least 0")
         if self.optimizer not in get_args(Optimizer):
             mend = nearest(self.optimizer, get_args(Optimizer))
             raise MethodError(f"has no optimizer '{self.optimizer}'", where=self.name, mend=mend)
-        if self.augment is not None and not is_reference(self.augment):
-            self.require("augment", False, "package.module:callable or file.py:callable")
+        object.__setattr__(self, "augment", augmentations(self.augment, self.name))
+
+    def settled(self, module: torch.nn.Module) -> Self:
+        """The same with the settings that depend on the model filled in."""
+        transformer = hugging_face(module) is not None
+        rate = self.learning_rate or (_TRANSFORMER_RATE if transformer else _RATE)
+        return replace(self, learning_rate=rate, batch=self.batch or (_TRANSFORMER_BATCH if transformer else _BATCH))
 
     def require(self, setting: str, fine: bool, wanted: str) -> None:
         """Refuse a setting that is out of range.
@@ -121,8 +134,9 @@ def finetune(
     context: Context,
     *,
     epochs: int,
-    learning_rate: float = 1e-3,
-    batch: int = 128,
+    learning_rate: float | None = None,
+    batch: int | None = None,
+    augment: tuple[str, ...] = (),
     on_progress: Callable[[Tick], None] | None = None,
 ) -> TorchModel:
     """Train a copy of a model on the task's training examples.
@@ -131,8 +145,9 @@ def finetune(
         model: The model; it stays as it is.
         context: Data, seed, threads, and the folder for checkpoints.
         epochs: Most passes over the data.
-        learning_rate: The highest one.
-        batch: Examples per step.
+        learning_rate: The highest one; ``None`` as for :class:`Training`.
+        batch: Examples per step, likewise.
+        augment: How every batch is changed, likewise.
         on_progress: Called after every step and every validation.
 
     Returns:
@@ -145,8 +160,9 @@ def finetune(
     """
     from compressor.passes.loop import fit
 
-    training = _FineTuning(epochs=epochs, learning_rate=learning_rate, batch=batch)
-    examples = labelled_examples(context, training.name)
+    training = _FineTuning(epochs=epochs, learning_rate=learning_rate, batch=batch, augment=augment)
+    training = training.settled(model.module)
+    examples = of_inputs(labelled_examples(context, training.name), model)
     module = copy_of(model.module)
     meaning = meaning_on(module, model, examples, context, training.name)
     progress = fit(
@@ -184,7 +200,7 @@ def label_loss(meaning: Meaning, examples: Examples) -> Loss:
     """The loss against the examples' labels, which must not be ``None``."""
 
     def loss(outputs: Any, batch: Batch) -> Tensor:
-        found = first_output(outputs)
+        found = meaning.answer(outputs)
         wanted = meaning.targets(np.asarray(examples.targets)[batch.rows])
         return meaning.label_loss(found, wanted.to(found.device))
 
@@ -210,6 +226,10 @@ def meaning_on(module: torch.nn.Module, model: TorchModel, examples: Examples, c
     rows = np.arange(count) % len(examples)
     with torch.inference_mode():
         found = module(*(torch.from_numpy(np.ascontiguousarray(x[rows])) for x in examples.inputs))
+    if (known := hugging_face(model.module)) is not None:
+        meaning = meaning_for_task(known.task, found, examples.targets, where)
+        if meaning is not None:
+            return meaning
     return meaning_of(first_output(found), examples.targets, context.task.summary.metric, where)
 
 

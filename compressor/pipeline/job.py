@@ -38,7 +38,7 @@ class Job:
     """What is asked for; the fields are the command line's options.
 
     Attributes:
-        model: The model file.
+        model: The model file, a Hugging Face folder, or the name of a model on its hub.
         methods: Compression methods in order; a name, or a :class:`Method` with settings.
         data: Data as ``--data`` takes them; ``None`` to measure agreement on synthetic inputs.
         metric: Metric's name or callable; ``None`` to choose by the data.
@@ -55,6 +55,13 @@ class Job:
         seed: Of everything random.
         out: Folder to write; ``None`` for ``compressed/MODEL-METHOD``.
         overwrite: Start over and replace what is there.
+        hf_task: Task of a Hugging Face model; by its architecture if ``None``.
+        trust_remote_code: Whether Python code that a Hugging Face folder brings may be run.
+        text: Columns of the text, or of the two texts of a pair; found by name if ``None``.
+        max_length: Tokens that every text is cut or padded to; ``None`` for 128.
+        runtimes: Runtimes to compare: each runs the baselines and the result where it can; empty for the usual one of
+            each file's format.
+        device: Where to measure: ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
     model: Path
@@ -74,6 +81,12 @@ class Job:
     seed: int = 0
     out: Path | None = None
     overwrite: bool = False
+    hf_task: str | None = None
+    trust_remote_code: bool = False
+    text: tuple[str, ...] | None = None
+    max_length: int | None = None
+    runtimes: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,15 +15,20 @@ from compressor import compare as comparing
 from compressor.benchmark.plan import make_plan
 from compressor.benchmark.runner import Arm, BenchmarkResult, run_benchmark
 from compressor.environment import cpu_features
-from compressor.errors import MethodError, RecipeError, nearest
-from compressor.passes.base import Context, GraphPass, TorchPass
-from compressor.passes.registry import make_pass, works_on_torch
+from compressor.errors import RecipeError, nearest
+from compressor.passes.base import Context, FilePass, GraphPass, TorchPass
+from compressor.passes.registry import make_pass, works_on_torch, writes_torch_file
+from compressor.pipeline.arms import TWIN, spread
+from compressor.pipeline.checks import check_order, chosen_runtimes
 from compressor.pipeline.costs import Costs
+from compressor.pipeline.deliver import deliver
+from compressor.pipeline.inputs import Inputs
 from compressor.pipeline.job import Job, Listener, Method, Outcome
+from compressor.pipeline.moved import moved
+from compressor.pipeline.settings import settings_of, size_bytes, stage_name
 from compressor.pipeline.stages import Exported, Made, Scored, intact, prove
+from compressor.pipeline.timing import CallTimer
 from compressor.report.headline import headline, warnings_of
-from compressor.report.html import render_html
-from compressor.report.markdown import render_markdown
 from compressor.results import (
     SCHEMA,
     Artifact,
@@ -33,17 +38,17 @@ from compressor.results import (
     Score,
     StageCost,
 )
-from compressor.store.records import dump_report
-from compressor.store.runfolder import RunFolder, open_run, write_beside
+from compressor.store.runfolder import RunFolder, open_run
 from compressor.task.base import Task
+from compressor.task.language import PERPLEXITY
 from compressor.task.metrics import metric
 
 if TYPE_CHECKING:
-    from compressor.model.base import Arrays, OnnxModel, TorchModel
-    from compressor.results import TensorSpec
+    from compressor.model.base import Arrays
 
 TORCH_ARM, ONNX_ARM = "PyTorch fp32", "ONNX fp32"
-PARITY_EXAMPLES = 64
+PARITY_EXAMPLES, PARITY_TEXTS = 64, 8
+"""Examples whose outputs are compared; fewer where each has an output per token, which is large."""
 PARITY_TOLERANCE = 1e-3
 """Relative; float32 kernels of two runtimes differ by about 1e-6 a layer, an export that is wrong by far more."""
 SPACE_PER_MODEL, SPACE_BYTES = 5, 8 * 2**20
@@ -100,49 +105,45 @@ class _Line:
             raise RecipeError("no method was named", where="--method")
         if job.max_loss < 0:
             raise RecipeError(f"must be 0 or more, not {job.max_loss:g}", where="--max-loss")
+        from compressor.model.hf_folder import resolve
+
+        # A name on the hub is a folder from here on.
+        model = resolve(job.model, allow_pickle=job.allow_pickle, trust_remote_code=job.trust_remote_code)
+        job = replace(job, model=model)
         self.job, self.listener, self.command = job, listener, command
         # Mistakes in names are told before minutes of work, not after.
         self.passes = [make_pass(one.name, **one.settings) for one in job.methods]
-        self._check_order()
+        names = [one.name for one in job.methods]
+        check_order(names)
+        self.runtimes = chosen_runtimes(names, self.passes, job.runtimes, job.device)
         self.plan = make_plan(
             job.preset, batch=1 if job.batch is None else job.batch, threads=job.threads, seed=job.seed
         )
-        if job.metric is not None:
+        if job.metric not in (None, PERPLEXITY):
             metric(job.metric)
         with Costs(job.meters, job.watts_per_core):
             pass
-        self.task: Task | None = None
-        self.original: TorchModel | OnnxModel | None = None
-
-    def _check_order(self) -> None:
-        graph = ""
-        for one in self.job.methods:
-            if not works_on_torch(one.name):
-                graph = one.name
-            elif graph:
-                raise RecipeError(
-                    f"{one.name} works on the PyTorch model and cannot follow {graph}, which makes an ONNX graph of it",
-                    where="--method",
-                    mend=f"name {one.name} before {graph}",
-                )
+        self.inputs = Inputs(job)
 
     def run(self) -> Outcome:
         from compressor.model.base import safe_name
+        from compressor.model.hf_folder import folder_name
         from compressor.model.identify import identify
 
-        identify(self.job.model)
-        name = "-".join([safe_name(self.job.model), *(one.name for one in self.job.methods)])
-        final = self.job.out or Path("compressed") / name
-        with open_run(final, self._settings(), overwrite=self.job.overwrite) as folder:
+        job = self.job
+        identify(job.model)
+        own = folder_name(job.model) if job.model.is_dir() else safe_name(job.model)
+        final = job.out or Path("compressed") / "-".join([own, *(one.name for one in job.methods)])
+        with open_run(final, settings_of(job, self.passes), overwrite=job.overwrite) as folder:
             stages = len(self.passes)
-            folder.require_space(SPACE_BYTES + (SPACE_PER_MODEL + 2 * stages) * self.job.model.stat().st_size)
+            folder.require_space(SPACE_BYTES + (SPACE_PER_MODEL + 2 * stages) * size_bytes(job.model))
             exported = self._stage(folder, "export", Exported, lambda: self._export(folder.path))
             self._take_fixed_batch(exported.artifacts[ONNX_ARM])
             scored = self._stage(folder, "score", Scored, lambda: self._score(folder.path, exported))
             chain: list[Made] = []
             for index, one in enumerate(self.job.methods):
                 work = self._work(folder.path, index, chain, exported)
-                chain.append(self._stage(folder, self._stage_name(index, one), Made, work))
+                chain.append(self._stage(folder, stage_name(index, one.name), Made, work))
             chosen, undone = self._choose(chain, scored)
             result = self._stage(
                 folder,
@@ -150,42 +151,42 @@ class _Line:
                 BenchmarkResult,
                 lambda: self._measure(folder.path, exported, scored, chain, chosen),
             )
-            names = ["export", "score", *(self._stage_name(i, one) for i, one in enumerate(self.job.methods))]
+            names = ["export", "score", *(stage_name(i, one.name) for i, one in enumerate(self.job.methods))]
             costs = [StageCost(**folder.finished(stage)["cost"]) for stage in names]
             report = self._report(exported, scored, chain, chosen, result, costs, undone)
-            self._deliver(folder.path, chosen, report)
+            pair = {ONNX_ARM: exported.artifacts[ONNX_ARM], chosen.arm: chosen.artifact}
+            task = self.inputs.task(folder.path, exported.artifacts)
+            report = replace(report, confusion=moved(folder.path, pair, task))
+            deliver(folder.path, chosen, report, keep_stages=len(self.passes) > 1)
             return Outcome(report, folder.finish(), result.interrupted)
-
-    @staticmethod
-    def _stage_name(index: int, method: Method) -> str:
-        return f"{index + 1}-{method.name}"
 
     # --- the stages --------------------------------------------------------------------------------------------
 
     def _export(self, folder: Path) -> Exported:
-        from compressor.export import check_parity, describe_onnx, export_onnx, export_program
+        from compressor.export import check_parity, describe_onnx, export_onnx, export_torch
         from compressor.model.base import OnnxModel
+        from compressor.model.hf_folder import CONFIG, copy_companions
         from compressor.onnx_file import copy_onnx
         from compressor.runtimes.registry import open_session
 
-        model = self._load()
-        # Data that do not fit the model are told now, not after the export.
-        if self.job.data is not None:
-            self.task = self._open_task(model.inputs)
-        baseline = folder / "baseline"
+        model, given, baseline = self.inputs.model(), self.job.model, folder / "baseline"
         baseline.mkdir(exist_ok=True)
         artifacts: dict[str, Artifact] = {}
         parity: dict[str, Parity] = {}
         if isinstance(model, OnnxModel):
             copy_onnx(model.path, baseline / "model.onnx")
             artifacts[ONNX_ARM] = describe_onnx(baseline / "model.onnx", (), folder)
+            if (given.parent / CONFIG).is_file():
+                copy_companions(given.parent, baseline)
             return Exported(model.summary, artifacts, parity, ())
-        artifacts[TORCH_ARM] = _inside(export_program(model, baseline / "model.pt2"), folder, baseline / "model.pt2")
-        artifacts[ONNX_ARM] = _inside(export_onnx(model, baseline / "model.onnx"), folder, baseline / "model.onnx")
-        task = self._ensure_task(folder, artifacts)
+        artifacts[TORCH_ARM] = _inside(export_torch(model, baseline), folder, baseline)
+        artifacts[ONNX_ARM] = _inside(export_onnx(model, baseline / "model.onnx"), folder, baseline)
+        if given.is_dir():
+            copy_companions(given, baseline)
+        task = self.inputs.task(folder, artifacts)
         parity[ONNX_ARM] = check_parity(
-            open_session(baseline / "model.pt2", threads=self.job.threads),
-            open_session(baseline / "model.onnx", threads=self.job.threads),
+            open_session(folder / artifacts[TORCH_ARM].path, threads=self.job.threads),
+            open_session(folder / artifacts[ONNX_ARM].path, threads=self.job.threads),
             _some(task),
             reference_name="PyTorch",
             tolerance=PARITY_TOLERANCE,
@@ -196,7 +197,7 @@ class _Line:
     def _score(self, folder: Path, exported: Exported) -> Scored:
         from compressor.runtimes.registry import open_session
 
-        task = self._ensure_task(folder, exported.artifacts)
+        task = self.inputs.task(folder, exported.artifacts)
         kernels: dict[str, KernelCounts | None] = {}
         scores: dict[str, Score] = {}
         for arm, artifact in exported.artifacts.items():
@@ -210,37 +211,47 @@ class _Line:
 
     def _compress(self, folder: Path, index: int, chain: Sequence[Made], exported: Exported) -> Made:
         """Apply one method to what the methods before it made, export and score the result."""
-        from compressor.export import check_parity, describe_onnx, export_onnx, export_program
+        from compressor.export import check_parity, describe_onnx, export_onnx, export_torch
+        from compressor.model.hf_folder import CONFIG, copy_companions
         from compressor.runtimes.registry import open_session
+        from compressor.torchao_file import describe_torchao
 
-        task = self._ensure_task(folder, exported.artifacts)
+        task = self.inputs.task(folder, exported.artifacts)
         name = self.job.methods[index].name
-        place = folder / "stages" / self._stage_name(index, self.job.methods[index])
+        place = folder / "stages" / stage_name(index, self.job.methods[index].name)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        program: Path | None = None
+        program: str | None = None
         target = place / "model.onnx"
-        if works_on_torch(name):
+        before = chain[-1].artifact if chain else exported.artifacts[ONNX_ARM]
+        if writes_torch_file(name):
+            target = place / "model.safetensors"
+            model = self.inputs.torch_model(folder, chain)
+            step = cast(FilePass, self.passes[index]).apply(model, target, self._context(task, folder, torch=True))
+            artifact = describe_torchao(target, model.summary.parameters, (*model.steps, step), folder)
+        elif works_on_torch(name):
             torch_pass = cast(TorchPass, self.passes[index])
-            model = torch_pass.apply(self._torch_model(folder, chain), self._context(task, folder, torch=True))
-            program = place / "model.pt2"
-            export_program(model, program)
-            artifact = _inside(export_onnx(model, target), folder, target)
+            model = torch_pass.apply(self.inputs.torch_model(folder, chain), self._context(task, folder, torch=True))
+            program = _inside(export_torch(model, place), folder, place).path
+            artifact = _inside(export_onnx(model, target), folder, place)
         else:
-            before = chain[-1].artifact if chain else exported.artifacts[ONNX_ARM]
             graph_pass = cast(GraphPass, self.passes[index])
             step = graph_pass.apply(folder / before.path, target, self._context(task, folder, torch=False))
             artifact = describe_onnx(target, (*before.steps, step), folder)
-        arm = "ONNX " + "+".join(one.name for one in self.job.methods[: index + 1])
-        session = open_session(target, threads=os.cpu_count() or 1)
+        if not works_on_torch(name) or (place / CONFIG).is_file():
+            copy_companions((folder / before.path).parent, place)
+        arm = "+".join(one.name for one in self.job.methods[: index + 1])
+        arm = f"PyTorch {arm}" if writes_torch_file(name) else f"ONNX {arm}"
+        # What torchao makes for a GPU runs nowhere else; all other files are scored on the CPU first.
+        device = self.job.device if writes_torch_file(name) else "cpu"
+        session = open_session(target, threads=os.cpu_count() or 1, device=device)
         kernels = session.kernels()
         if not works_on_torch(name):
             prove(name, arm, artifact, kernels)
         first = next(iter(exported.artifacts))
         reference = open_session(folder / exported.artifacts[first].path, threads=os.cpu_count() or 1)
         parity = check_parity(reference, session, _some(task), reference_name=first, tolerance=None)
-        where = None if program is None else str(program.relative_to(folder))
-        return Made(arm, artifact, where, kernels, task.evaluate(session.predict), parity)
+        return Made(arm, artifact, program, kernels, task.evaluate(session.predict), parity)
 
     def _choose(self, chain: Sequence[Made], scored: Scored) -> tuple[Made, str]:
         """The last stage whose score is within the margin; the last of all if none is."""
@@ -265,10 +276,9 @@ class _Line:
         for made in chain:
             role: Any = "candidate" if made is chosen else "stage"
             arms.append(Arm(made.arm, role, made.artifact, folder / made.artifact.path, None, made.kernels, made.score))
-        arms.append(arm(f"{ONNX_ARM} (A/A)", "control", ONNX_ARM))
         result = run_benchmark(
-            arms,
-            self._ensure_task(folder, exported.artifacts).test().inputs,
+            spread(arms, self.runtimes, self.job.device, lambda: self.inputs.task(folder, exported.artifacts)),
+            self.inputs.task(folder, exported.artifacts).test().inputs,
             self.plan,
             meters=self.job.meters,
             watts_per_core=self.job.watts_per_core,
@@ -290,12 +300,14 @@ class _Line:
     ) -> Report:
         # In the run folder the chosen model is model.onnx itself; the record names the file as it is delivered.
         measurements = tuple(
-            replace(m, artifact=replace(m.artifact, path="model.onnx")) if m.arm == chosen.arm else m
+            replace(m, artifact=replace(m.artifact, path=Path(m.artifact.path).name))
+            if m.artifact.path == chosen.artifact.path
+            else m
             for m in result.measurements
         )
-        of = {m.arm: m for m in measurements}
-        original, candidate = of[ONNX_ARM], of[chosen.arm]
+        candidate = next(m for m in measurements if m.role == "candidate")
         twin = next(m for m in measurements if m.role == "control")
+        original = next(m for m in measurements if m.arm == twin.arm.removesuffix(TWIN))
         controls = comparing.control(original, twin)
         baselines = comparing.fastest_first([m for m in measurements if m.role == "baseline"])
         report = Report(
@@ -313,27 +325,12 @@ class _Line:
             comparisons=tuple(comparing.compare(b, candidate, controls, self.job.max_loss) for b in baselines),
             stages=tuple(costs),
             break_even=tuple(b for base in baselines for b in comparing.break_even(base, candidate, costs)),
-            settings=self._settings(),
+            settings=settings_of(self.job, self.passes),
             command=self.command,
             notes=tuple(dict.fromkeys(scored.notes)),
         )
         warnings = (*([undone] if undone else []), *warnings_of(report), *result.warnings)
         return replace(report, headline=headline(report), warnings=warnings)
-
-    def _deliver(self, folder: Path, chosen: Made, report: Report) -> None:
-        """Put the chosen model in its place and write the report."""
-        place = (folder / chosen.artifact.path).parent
-        for file in place.iterdir():
-            target = folder / file.name
-            target.unlink(missing_ok=True)
-            # A second name, not a second copy; the stage's own name goes with its folder below.
-            os.link(file, target)
-        if len(self.passes) == 1:
-            shutil.rmtree(folder / "stages")
-        shutil.rmtree(folder / "work", ignore_errors=True)
-        write_beside(folder / "report.json", dump_report(report))
-        write_beside(folder / "report.md", render_markdown(report))
-        write_beside(folder / "report.html", render_html(report))
 
     # --- parts -------------------------------------------------------------------------------------------------
 
@@ -359,45 +356,12 @@ class _Line:
         if self.listener:
             self.listener.stage(stage, resumed)
 
-    def _load(self) -> TorchModel | OnnxModel:
-        """The user's model, loaded once."""
-        from compressor.model.identify import identify
-        from compressor.model.load import load_model
-
-        job, example = self.job, None
-        if self.original is None:
-            if job.data is not None and not identify(job.model).has_signature and job.input_shapes is None:
-                self.task = self._open_task(None)
-                example = tuple(x[:2] for x in self.task.test().inputs)
-            self.original = load_model(
-                job.model, arch=job.arch, example=example, input_shapes=job.input_shapes, allow_pickle=job.allow_pickle
-            )
-        return self.original
-
-    def _torch_model(self, folder: Path, chain: Sequence[Made]) -> TorchModel:
-        """What a torch method works on: the user's model, or what the method before made of it."""
-        from compressor.model.base import OnnxModel
-        from compressor.model.load import load_model
-
-        original = self._load()
-        if isinstance(original, OnnxModel):
-            names = ", ".join(one.name for one in self.job.methods if works_on_torch(one.name))
-            raise MethodError(
-                "needs the PyTorch model, and the file is ONNX", where=names, mend="give the model it was exported from"
-            )
-        if not chain or chain[-1].program is None:
-            return original
-        made = load_model(folder / chain[-1].program)
-        if isinstance(made, OnnxModel):
-            raise MethodError("did not leave a PyTorch model", where=chain[-1].arm)
-        return replace(made, name=original.name, steps=chain[-1].artifact.steps, summary=original.summary)
-
     def _context(self, task: Task, folder: Path, *, torch: bool) -> Context:
         from compressor.model.base import TorchModel
 
         work = folder / "work"
         work.mkdir(exist_ok=True)
-        teacher = self._load() if torch else None
+        teacher = self.inputs.model() if torch else None
         return Context(
             task,
             self.job.seed,
@@ -407,29 +371,10 @@ class _Line:
             teacher=teacher if isinstance(teacher, TorchModel) else None,
             batch=self.plan.batch,
             run_threads=self.job.threads,
+            device=self.job.device,
+            measure=CallTimer(task, work, batch=self.plan.batch, threads=self.job.threads) if torch else None,
+            on_progress=self.listener.progress if self.listener else None,
         )
-
-    def _open_task(self, inputs: tuple[TensorSpec, ...] | None) -> Task:
-        from compressor.task.open import open_task
-
-        job = self.job
-        return open_task(job.data or "", metric=job.metric, inputs=inputs, target=job.target, seed=job.seed)
-
-    def _ensure_task(self, folder: Path, artifacts: Mapping[str, Artifact]) -> Task:
-        """The task, opened if this run has not opened it yet; without labels the original model is the reference."""
-        from compressor.runtimes.registry import open_session
-        from compressor.task.synthetic import synthetic_task, with_reference
-
-        first = next(iter(artifacts.values()))
-        if self.task is None and self.job.data is not None:
-            self.task = self._open_task(first.inputs)
-        if self.task is None or self.task.test().targets is None:
-            reference = open_session(folder / first.path, threads=os.cpu_count() or 1).predict
-            if self.task is None:
-                self.task = synthetic_task(first.inputs, reference, seed=self.job.seed)
-            else:
-                self.task = with_reference(self.task, reference)
-        return self.task
 
     def _take_fixed_batch(self, artifact: Artifact) -> None:
         """A model whose batch is fixed can only be measured at that batch."""
@@ -444,45 +389,12 @@ class _Line:
             )
         self.plan = replace(self.plan, batch=fixed)
 
-    def _settings(self) -> dict[str, str | int | float | bool | None]:
-        """Every setting, flat; what decides the outcome of the run."""
-        job = self.job
-        stat = Path(job.data).stat() if job.data and Path(job.data).is_file() else None
-        own = {
-            f"{self._stage_name(index, method)}.{field.name}": _plain(getattr(one, field.name))
-            for index, (method, one) in enumerate(zip(job.methods, self.passes, strict=True))
-            for field in fields(one)  # type: ignore[arg-type]
-        }
-        return {
-            "model": str(job.model),
-            "model_changed": job.model.stat().st_mtime_ns if job.model.exists() else None,
-            "methods": ",".join(one.name for one in job.methods),
-            **own,
-            "data": job.data,
-            "data_changed": stat and stat.st_mtime_ns,
-            "metric": job.metric,
-            "target": job.target,
-            "arch": job.arch,
-            "input_shapes": ",".join("x".join(map(str, s)) for s in job.input_shapes or ()) or None,
-            "allow_pickle": job.allow_pickle,
-            "max_loss": job.max_loss,
-            "preset": job.preset,
-            "batch": job.batch,
-            "threads": job.threads,
-            "meters": ",".join(job.meters),
-            "watts_per_core": job.watts_per_core,
-            "seed": job.seed,
-            "version": version("compressor"),
-        }
-
-
-def _plain(value: object) -> str | int | float | bool | None:
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
-
 
 def _some(task: Task) -> Arrays:
-    return tuple(x[:PARITY_EXAMPLES] for x in task.test().inputs)
+    count = PARITY_EXAMPLES if getattr(task, "scoring", None) is None else PARITY_TEXTS
+    return tuple(x[:count] for x in task.test().inputs)
 
 
-def _inside(artifact: Artifact, folder: Path, path: Path) -> Artifact:
-    return replace(artifact, path=str(path.relative_to(folder)))
+def _inside(artifact: Artifact, folder: Path, place: Path) -> Artifact:
+    """The record with its path relative to the run folder instead of the file's own place."""
+    return replace(artifact, path=str((place / artifact.path).relative_to(folder)))

@@ -36,7 +36,8 @@ class Made:
     arm: str
     artifact: Artifact
     program: str | None
-    """The torch side, for the next torch method; ``None`` once the model is a graph."""
+    """The torch side, for the next torch method: a program, or the weights in a Hugging Face folder; ``None`` once the
+    model is a graph."""
     kernels: KernelCounts | None
     score: Score
     parity: Parity

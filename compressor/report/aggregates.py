@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from compressor.compare import CPU_TIME, SIZE, WALL_TIME, energy_metric, total_domains
+from compressor.report.cheapest import deciding_meters, time_metric
 from compressor.results import (
     Comparison,
     Control,
@@ -45,7 +46,14 @@ def arm(report: Report, name: str) -> Measurement | None:
 def meters(report: Report) -> tuple[MeterInfo, ...]:
     """Every meter that any arm ran under, once per name and provenance, the most trustworthy first."""
     found = {(meter.name, meter.provenance): meter for m in report.measurements for meter in m.meters}
-    return tuple(sorted(found.values(), key=lambda meter: _TRUST.index(meter.provenance)))
+    decides = [meter.name for m in report.measurements for meter in deciding_meters(m)]
+    order = list(dict.fromkeys(decides))
+
+    def rank(meter: MeterInfo) -> tuple[int, int]:
+        place = order.index(meter.name) if meter.name in order else len(order)
+        return _TRUST.index(meter.provenance), place
+
+    return tuple(sorted(found.values(), key=rank))
 
 
 def meter_of(measurement: Measurement, name: str) -> MeterInfo | None:
@@ -107,13 +115,31 @@ def cpu_time(report: Report, measurement: Measurement) -> Amount:
     return _mean((t.cpu_s / t.inferences for t in measurement.trials), "s", None, known)
 
 
+def time_name(report: Report) -> str:
+    """What stands for cost where no energy was measured: CPU time, or on a GPU the time on the clock."""
+    arms = [arm(report, c.candidate) for c in report.comparisons[:1]] or list(report.measurements[:1])
+    return CPU_TIME if not arms or arms[0] is None else time_metric(arms[0])
+
+
+def trial_time(report: Report) -> Callable[[Trial], float]:
+    """Seconds per inference of a trial, in what :func:`time_name` says."""
+    if time_name(report) == WALL_TIME:
+        return lambda trial: trial.elapsed_s / trial.inferences
+    return lambda trial: trial.cpu_s / trial.inferences
+
+
+def time_cost(report: Report, measurement: Measurement) -> Amount:
+    """Seconds per inference of an arm, in what :func:`time_name` says."""
+    return (wall_time if time_name(report) == WALL_TIME else cpu_time)(report, measurement)
+
+
 def wall_time(report: Report, measurement: Measurement) -> Amount:
     """Wall-clock seconds per inference of an arm."""
     known = _recorded(report, measurement.arm, WALL_TIME)
     return _mean((t.elapsed_s / t.inferences for t in measurement.trials), "s", None, known)
 
 
-def _joules(keys: tuple[str, ...], idle_w: float = 0.0) -> Callable[[Trial], float | None]:
+def _joules_over(keys: tuple[str, ...], idle_w: float = 0.0) -> Callable[[Trial], float | None]:
     """Joules of a trial over some domains; ``None`` if it lacks one of them."""
 
     def of(trial: Trial) -> float | None:
@@ -124,7 +150,25 @@ def _joules(keys: tuple[str, ...], idle_w: float = 0.0) -> Callable[[Trial], flo
     return of
 
 
-def _per(value: float | None, divisor: float) -> float | None:
+def joules_of(meter: MeterInfo) -> Callable[[Trial], float | None]:
+    """Gross joules of a trial by a meter's total; ``None`` if one of its domains was not read."""
+    return _joules_over(total_domains(meter))
+
+
+def measured_meter(report: Report) -> MeterInfo | None:
+    """The meter whose joules stand for cost: not estimated, and the same in every arm that was run.
+
+    Where there is none, CPU time stands for cost: measured and estimated joules never share an axis.
+    """
+    meter = primary_meter(report)
+    if meter is None or meter.provenance == "estimated":
+        return None
+    own = [meter_of(m, meter.name) for m in report.measurements if m.trials]
+    return meter if all(one is not None and one.provenance == meter.provenance for one in own) else None
+
+
+def per(value: float | None, divisor: float) -> float | None:
+    """A quotient of something that may be absent."""
     return None if value is None else value / divisor
 
 
@@ -141,14 +185,14 @@ def energy(
             return Amount(None, "idle power not read")
         idle_w = sum(measurement.idle_power_w[key] for key in keys)
     known = _recorded(report, measurement.arm, energy_metric(meter.name, domain, above_idle=above_idle))
-    of = _joules(keys, idle_w)
-    return _mean((_per(of(t), t.inferences) for t in measurement.trials), "J", meter.provenance, known)
+    of = _joules_over(keys, idle_w)
+    return _mean((per(of(t), t.inferences) for t in measurement.trials), "J", meter.provenance, known)
 
 
 def power(measurement: Measurement, meter: MeterInfo, domain: str | None = None) -> Amount:
     """Mean watts of an arm, gross."""
-    of = _joules(total_domains(meter) if domain is None else (f"{meter.name}/{domain}",))
-    return _mean((_per(of(t), t.elapsed_s) for t in measurement.trials if t.elapsed_s > 0), "W", meter.provenance)
+    of = _joules_over(total_domains(meter) if domain is None else (f"{meter.name}/{domain}",))
+    return _mean((per(of(t), t.elapsed_s) for t in measurement.trials if t.elapsed_s > 0), "W", meter.provenance)
 
 
 def runtime_gain(report: Report) -> tuple[Measurement, Measurement, Quantity] | None:
@@ -196,6 +240,13 @@ def is_exact(delta: Delta) -> bool:
 def sources(delta: Delta) -> frozenset[Provenance]:
     """Where both arms' joules come from; empty for what is not joules."""
     return frozenset(p for p in (delta.baseline.provenance, delta.candidate.provenance) if p is not None)
+
+
+def mixed(report: Report, comparison: Comparison) -> bool:
+    """Whether one arm of a comparison has measured joules where the other has estimated ones."""
+    arms = [m for m in report.measurements if m.arm in (comparison.baseline, comparison.candidate)]
+    best = {meter.provenance for m in arms if (meter := best_meter(m)) is not None}
+    return len(best) > 1
 
 
 def compares_compression(report: Report, comparison: Comparison) -> bool:

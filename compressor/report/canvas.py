@@ -10,15 +10,22 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from compressor.report import numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
 INK, FAINT, BASELINE, CANDIDATE, GOOD, BAD, BAND = (f"#{i:02x}fe{i:02x}" for i in range(1, 8))
+_SERIES = tuple(f"#{i:02x}fe{i:02x}" for i in range(8, 12))
+_MARKS = ("o", "s", "^", "D")
+_LINES = ("-", "--", "-.", ":")
 _VARIABLES = {
+    **{colour: f"var(--series{i})" for i, colour in enumerate(_SERIES)},
     INK: "currentColor",
     FAINT: "var(--faint)",
     BASELINE: "var(--baseline)",
@@ -50,6 +57,46 @@ _STYLE: dict[Any, Any] = {
 _WIDTH = 5.4
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A plot to set into a page.
+
+    Attributes:
+        svg: An ``<svg>`` element with a title and a description.
+        caption: What it shows, as plain text.
+    """
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one of several lines is told apart: by colour (Okabe and Ito's), by marker and by dashes."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def series(index: int) -> Look:
+    """The look of the line of this number, from 0; the first four differ in all three."""
+    return Look(_SERIES[index % 4], _MARKS[index % 4], _LINES[(index + index // 4) % 4])
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib must not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def axis_unit(values: Sequence[float], unit: str) -> tuple[float, str]:
+    """One scale and label for a whole axis, from its middle value."""
+    label = numbers.quantity(sorted(values)[len(values) // 2], unit).split(" ", 1)[-1]
+    return {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "m": 1e-3, "µ": 1e-6, "n": 1e-9}.get(
+        label.removesuffix(unit), 1.0
+    ), label
+
+
 def draw(key: str, title: str, description: str, height: float, paint: Callable[[Axes], None]) -> str:
     """Draw a plot for a page.
 
@@ -76,6 +123,11 @@ def draw(key: str, title: str, description: str, height: float, paint: Callable[
         canvas: Canvas = NewCanvas(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(canvas)
         paint(canvas.subplots())
+        # Laid out here, once: while an engine is set, saving draws everything a second time only to lay it out.
+        engine = canvas.get_layout_engine()
+        if engine is not None:
+            engine.execute(canvas)
+            canvas.set_layout_engine(None)
         out = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Type": None, "Format": None}
         canvas.savefig(out, format="svg", transparent=True, metadata=nothing)

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.report import aggregates, comparing, numbers
-from compressor.report.canvas import BAD, BASELINE, CANDIDATE, FAINT, GOOD, INK, draw
+from compressor.report.canvas import BAD, BASELINE, CANDIDATE, FAINT, GOOD, INK, Figure, axis_unit, draw, plain
+from compressor.report.layers import sensitivity_figure
+from compressor.report.lifecycle import lifecycle_figure
+from compressor.report.moved import moved_figure
+from compressor.report.power import power_figure
 from compressor.report.text import clean, shorten
+from compressor.report.waterfall import waterfall_figure
 from compressor.results import Comparison, Delta, Measurement, Report
 
 if TYPE_CHECKING:
@@ -22,19 +27,6 @@ _LABELLED = 8
 _ROWS = 40
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A plot to set into a page.
-
-    Attributes:
-        svg: An ``<svg>`` element with a title and a description.
-        caption: What it shows, as plain text.
-    """
-
-    svg: str
-    caption: str
-
-
 def figures(report: Report) -> dict[str, Figure]:
     """Draw what the report's data allow.
 
@@ -42,32 +34,24 @@ def figures(report: Report) -> dict[str, Figure]:
         report: The record.
 
     Returns:
-        Up to four figures, keyed ``cost``, ``ratios``, ``latency`` and ``size``; one that has no data is absent.
+        One figure per key that has data; the sections of :mod:`compressor.report.view` name theirs.
     """
     drawers: dict[str, Callable[[Report], Figure | None]] = {
         "cost": _cost,
         "ratios": _ratios,
         "latency": _latency,
         "size": _size,
+        "waterfall": waterfall_figure,
+        "power": power_figure,
+        "moved": moved_figure,
+        "sensitivity": sensitivity_figure,
+        "life": lifecycle_figure,
     }
     return {key: figure for key, drawer in drawers.items() if (figure := drawer(report)) is not None}
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib must not take for mathematics."""
-    return text.replace("$", r"\$")
-
-
 def _name(text: str) -> str:
-    return _plain(shorten(clean(text), _NAME))
-
-
-def _unit(values: Sequence[float], unit: str) -> tuple[float, str]:
-    """One scale and label for a whole axis, from its middle value."""
-    label = numbers.quantity(sorted(values)[len(values) // 2], unit).rsplit(" ", 1)[-1]
-    return {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "m": 1e-3, "µ": 1e-6, "n": 1e-9}.get(
-        label.removesuffix(unit), 1.0
-    ), label
+    return plain(shorten(clean(text), _NAME))
 
 
 @dataclass(frozen=True)
@@ -79,27 +63,37 @@ class _Point:
 
 
 def _points(report: Report) -> tuple[list[_Point], str, str]:
-    """What an inference costs in each arm; joules where any were read, else CPU time; with the axis label and unit."""
-    meter = aggregates.primary_meter(report)
+    """What an inference costs in each arm: measured joules where every arm has them, else CPU time for all of them."""
+    meter = aggregates.measured_meter(report)
     points = []
     # A twin would only hide the arm whose file it runs.
     for m in (m for m in report.measurements if m.role != "control"):
-        if meter is None:
-            amount = aggregates.cpu_time(report, m)
-        else:
-            own = aggregates.meter_of(m, meter.name)
-            # An arm with another provenance has no place on this axis.
-            if own is None or own.provenance != meter.provenance:
-                continue
-            amount = aggregates.energy(report, m, own)
+        amount = aggregates.time_cost(report, m) if meter is None else aggregates.energy(report, m, meter)
         if (q := amount.quantity) is not None:
             points.append(_Point(m.arm, m.role, q.value, q.ci95))
     if meter is None:
-        return points, "CPU time per inference", "s"
-    name = clean(meter.name, 20)
-    if meter.provenance == "estimated":
-        return points, f"ESTIMATED energy per inference ({name})", "J"
-    return points, f"energy per inference, {meter.provenance} ({name})", "J"
+        return points, aggregates.time_name(report), "s"
+    return points, f"energy per inference, {meter.provenance} ({clean(meter.name, 20)})", "J"
+
+
+def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[int]:
+    """Which points no other beats in both cost and score.
+
+    Args:
+        points: Cost and score of each.
+        higher_is_better: Direction of the score; a smaller cost is always better.
+
+    Returns:
+        Their indices by rising cost.
+    """
+    sign = 1 if higher_is_better else -1
+    front: list[int] = []
+    best = -math.inf
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
+        if sign * points[i][1] > best:
+            front.append(i)
+            best = sign * points[i][1]
+    return front
 
 
 def _cost(report: Report) -> Figure | None:
@@ -107,7 +101,7 @@ def _cost(report: Report) -> Figure | None:
     points, label, unit = _points(report)
     if not points:
         return None
-    scale, shown_unit = _unit([p.value for p in points], unit)
+    scale, shown_unit = axis_unit([p.value for p in points], unit)
     scores = {m.arm: m.score for m in report.measurements if m.score is not None}
     axis = f"{label}, {shown_unit}"
     listed = "; ".join(f"{clean(p.name, 60)} {numbers.with_interval(p.value, unit, p.interval)}" for p in points[:12])
@@ -123,6 +117,9 @@ def _cost(report: Report) -> Figure | None:
         boxes: list[tuple[float, float, float, float]] = []
         percent = scores[points[0].name].unit == "fraction"
         factor = 100.0 if percent else 1.0
+        at = [(p.value / scale, scores[p.name].value * factor) for p in points]
+        front = [at[i] for i in pareto(at, higher_is_better=scores[points[0].name].higher_is_better)]
+        axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.2, ls="--", zorder=1)
         for p in points:
             score = scores[p.name]
             spread = aggregates.score_interval(score)
@@ -133,14 +130,17 @@ def _cost(report: Report) -> Figure | None:
             axes.errorbar(x, y, up, across, color=colour, marker=_MARKERS[p.role], ms=7, lw=0, elinewidth=1.4)
         axes.set_xlim(left=0)
         axes.margins(y=0.25)
-        axes.set_xlabel(_plain(axis))
-        axes.set_ylabel(_plain(shorten(score_name, 40) + (", %" if percent else "")))
+        axes.set_xlabel(plain(axis))
+        axes.set_ylabel(plain(shorten(score_name, 40) + (", %" if percent else "")))
         ends = axes.get_xlim(), axes.get_ylim()
         for p in points if len(points) <= _LABELLED else []:
             _label(axes, _name(p.name), p.value / scale, scores[p.name].value * factor, ends, boxes)
 
     better = "up" if scores[points[0].name].higher_is_better else "down"
-    caption = f"{title}; 95 % intervals of both. Better is {better} and to the left."
+    caption = (
+        f"{title}; 95 % intervals of both. Better is {better} and to the left. Dashed: the Pareto front, the arms that "
+        "no other beats in both, by their means."
+    )
     if len(points) > _LABELLED:
         caption += " Squares are compressed arms, circles baselines; their names are in the table."
     return Figure(draw("cost", title, listed, 3.5, paint), caption)
@@ -217,7 +217,7 @@ def _dots(axes: Axes, rows: Sequence[_Row], label: str) -> None:
         )
     _names(axes, [row[0] for row in rows])
     axes.set_xlim(left=0)
-    axes.set_xlabel(_plain(label))
+    axes.set_xlabel(plain(label))
 
 
 def _ratios(report: Report) -> Figure | None:
@@ -277,7 +277,7 @@ def _forest(report: Report, axes: Axes, rows: Sequence[tuple[Comparison, Delta]]
     names = [
         f"{clean(d.metric).replace(' per inference', '')}\nvs {shorten(clean(c.baseline), _NAME)}" for c, d in rows
     ]
-    axes.set_yticks(range(len(rows)), [_plain(n) for n in names])
+    axes.set_yticks(range(len(rows)), [plain(n) for n in names])
     ends = [x for _, d in rows for x in (d.ratio, *(d.ci95 or ()))]
     low, high = min(0.85, *ends) * 0.9, max(1.15, *ends) * 1.1
     axes.set_xlim(low, high)
@@ -296,7 +296,7 @@ def _latency(report: Report) -> Figure | None:
     if not rows:
         return None
     batch = rows[0].plan.batch
-    scale, unit = _unit([max(m.latency.p99_s for m in rows if m.latency)], "s")
+    scale, unit = axis_unit([max(m.latency.p99_s for m in rows if m.latency)], "s")
     title = f"Latency of a call of {batch}"
     listed = "; ".join(
         f"{clean(m.arm, 60)}: p50 {numbers.quantity(m.latency.p50_s, 's')}, "
@@ -334,7 +334,7 @@ def _size(report: Report) -> Figure | None:
     rows = [m for m in report.measurements if m.role != "control"][:_ROWS]
     if not rows:
         return None
-    scale, unit = _unit([m.artifact.size_bytes for m in rows], "B")
+    scale, unit = axis_unit([m.artifact.size_bytes for m in rows], "B")
     listed = "; ".join(f"{clean(m.arm, 60)}: {numbers.quantity(m.artifact.size_bytes, 'B')}" for m in rows[:12])
 
     def paint(axes: Axes) -> None:

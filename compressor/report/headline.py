@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from compressor import compare
-from compressor.report import numbers
+from compressor.report import aggregates, numbers
+from compressor.report.cheapest import cheapest, deciding_meters, time_metric
 from compressor.results import Comparison, Delta, Measurement, Report, ScoreDelta
 
 BUSY = 0.15
@@ -27,11 +28,11 @@ def headline(report: Report) -> str:
     comparison = report.comparisons[0]
     kept = _kept_fp32(report, comparison)
     if kept:
-        return kept
+        return "; ".join([kept, *filter(None, [cheapest(report)])])
     parts = [_saving(report, comparison)]
     if comparison.score is not None:
         parts.append(_score(report, comparison.score))
-    return "; ".join(parts)
+    return "; ".join([*parts, *filter(None, [cheapest(report)])])
 
 
 def warnings_of(report: Report) -> tuple[str, ...]:
@@ -63,6 +64,7 @@ def warnings_of(report: Report) -> tuple[str, ...]:
     if meters and all(meter.provenance == "estimated" for meter in meters.values()):
         sources = "; ".join(f"{meter.name}: {meter.source}" for meter in meters.values())
         found.append(f"Energy was not measured here, only estimated ({sources}).")
+    found += _unread(report)
     for one in report.measurements:
         low = one.kernels
         if one.role == "candidate" and low is not None and 0 < low.low_precision < low.compute:
@@ -72,6 +74,23 @@ def warnings_of(report: Report) -> tuple[str, ...]:
     if busy > BUSY:
         found.append(f"Other processes kept {numbers.percent(busy)} of the cores busy before the run.")
     return tuple(found)
+
+
+def _unread(report: Report) -> list[str]:
+    """Domains that a meter promised and did not give, one sentence each."""
+    absent: dict[str, list[str]] = {}
+    for one in report.measurements:
+        for meter in one.meters:
+            for domain in meter.domains:
+                key = f"{meter.name}/{domain}"
+                if any(key not in trial.energy_j for trial in one.trials):
+                    absent.setdefault(key, []).append(one.arm)
+    everywhere = len([m for m in report.measurements if m.trials])
+    return [
+        f"{key} gave no reading in {'any arm' if len(arms) == everywhere else ', '.join(arms)}: it is left out, not "
+        "counted as 0."
+        for key, arms in absent.items()
+    ]
 
 
 def _kept_fp32(report: Report, comparison: Comparison) -> str:
@@ -89,18 +108,20 @@ def _saving(report: Report, comparison: Comparison) -> str:
     if measured is not None:
         delta, source = measured
         return _said(delta, "energy per inference", against, f", {source}")
-    delta_cpu = next((d for d in comparison.deltas if d.metric == compare.CPU_TIME), None)
-    if delta_cpu is None:
+    candidate = next(m for m in report.measurements if m.arm == comparison.candidate)
+    timed = next((d for d in comparison.deltas if d.metric == time_metric(candidate)), None)
+    if timed is None:
         return f"No saving established against {comparison.baseline}: no block was finished by both"
-    return _said(delta_cpu, "CPU time per inference", against, "") + "; energy was not measured here"
+    energy = "energy was not measured here"
+    if aggregates.mixed(report, comparison):
+        energy = "energy is not comparable: measured in one arm, estimated in the other"
+    return f"{_said(timed, timed.metric, against, '')}; {energy}"
 
 
 def _measured(report: Report, comparison: Comparison) -> tuple[Delta, str] | None:
     """The first meter total whose joules are real, and how they came about."""
     candidate: Measurement = next(m for m in report.measurements if m.arm == comparison.candidate)
-    for meter in candidate.meters:
-        if meter.provenance == "estimated":
-            continue
+    for meter in deciding_meters(candidate):
         name = compare.energy_metric(meter.name)
         delta = next((d for d in comparison.deltas if d.metric == name), None)
         if delta is not None:

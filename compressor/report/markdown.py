@@ -21,10 +21,10 @@ def render_markdown(report: Report) -> str:
         The text, ending in a newline. What comes from the record is escaped: it cannot open HTML, links or tables.
     """
     v = view(report)
-    out = [f"# {_text(v.title)}", _text(v.subtitle), f"**{_text(v.headline)}**"]
-    out.append("\n".join(f"- {_text(chip.label)}: **{_text(chip.text)}**" for chip in v.chips))
+    out = [f"# {escape(v.title)}", escape(v.subtitle), f"**{escape(v.headline)}**"]
+    out.append("\n".join(f"- {escape(chip.label)}: **{escape(chip.text)}**" for chip in v.chips))
     if v.warnings:
-        out.append("\n".join(("> **Read this first**", *(f">\n> {_text(w)}" for w in v.warnings))))
+        out.append("\n".join(("> **Read this first**", *(f">\n> {escape(w)}" for w in v.warnings))))
     if v.key_figures:
         head = (Column("metric", "Metric"), Column("change", "Change", "95 % interval", numeric=True))
         more = (
@@ -42,21 +42,21 @@ def render_markdown(report: Report) -> str:
             )
             for k in v.key_figures
         )
-        out += [_text(v.against), _table(Table("", (*head, *more), rows))]
-    out += ["## Arms side by side", _text(v.arms.caption), _table(v.arms), "## What made the difference"]
+        out += [escape(v.against), tabulate(Table("", (*head, *more), rows))]
+    out += ["## Arms side by side", escape(v.arms.caption), tabulate(v.arms), "## What made the difference"]
     if v.runtime_alone:
-        out.append(_text(v.runtime_alone))
+        out.append(escape(v.runtime_alone))
     if not v.comparisons:
         out.append("No arm was compressed, so there is nothing to compare.")
     for section in v.comparisons:
         out += _section(section, "###")
     for section in v.sections:
         out += _section(section, "##")
-    out += ["---", _text(v.colophon)]
+    out += ["---", escape(v.colophon)]
     return "\n\n".join(part for part in out if part) + "\n"
 
 
-def _text(text: str) -> str:
+def escape(text: str) -> str:
     """Escape what Markdown or HTML could take for markup; the view has already put it on one line."""
     escaped = _SPECIAL.sub(r"\\\1", text.replace("&", "&amp;"))
     # A line must not begin as a list, a heading underline or a number with a point.
@@ -65,33 +65,40 @@ def _text(text: str) -> str:
 
 def _entry(cell: Cell) -> str:
     if not cell.note:
-        return _text(cell.text)
+        return escape(cell.text)
     return (
-        f"{_text(cell.text)} {_text(cell.note)}"
+        f"{escape(cell.text)} {escape(cell.note)}"
         if cell.note.startswith("[")
-        else (f"{_text(cell.text)} ({_text(cell.note)})")
+        else (f"{escape(cell.text)} ({escape(cell.note)})")
     )
 
 
-def _table(table: Table) -> str:
-    heads = [_text(c.label) + (f" ({_text(c.note)})" if c.note else "") for c in table.columns]
+def tabulate(table: Table) -> str:
+    """Lay out a table for GitHub-flavoured Markdown, every cell escaped."""
+    heads = [escape(c.label) + (f" ({escape(c.note)})" if c.note else "") for c in table.columns]
     rules = ["---:" if c.numeric else "---" for c in table.columns]
     rows = [[_entry(cell) for cell in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rules, *rows))
 
 
 def _section(section: Section, mark: str) -> list[str]:
-    out = [f"{mark} {_text(section.title)}", *(_text(paragraph) for paragraph in section.text)]
+    out = [f"{mark} {escape(section.title)}", *(escape(paragraph) for paragraph in section.text)]
     if section.facts:
-        out.append("\n".join(f"- {_text(label)}: {_text(value)}" for label, value in section.facts))
+        out.append("\n".join(f"- {escape(label)}: {escape(value)}" for label, value in section.facts))
     for table in section.tables:
         if len(section.tables) > 1:
-            out.append(f"**{_text(table.caption)}**")
-        out.append(_table(table))
+            out.append(f"**{escape(table.caption)}**")
+        out.append(tabulate(table))
+    if section.examples:
+        said = (
+            f"- {escape(e.title)}: {escape(e.text)}" + (f" ({escape(e.quote)})" if e.quote else "")
+            for e in section.examples
+        )
+        out += ["**Examples that flipped**", "\n".join(said)]
     if section.code:
         fence = "`" * (max((len(run) for run in re.findall(r"`+", section.code)), default=0) + 3)
         out.append(f"{fence}text\n{section.code}\n{fence}")
     for detail in section.details:
-        lines = "\n".join(f"- {_text(line)}" for line in detail.lines)
-        out.append(f"<details><summary>{_text(detail.summary)}</summary>\n\n{lines}\n\n</details>")
+        lines = "\n".join(f"- {escape(line)}" for line in detail.lines)
+        out.append(f"<details><summary>{escape(detail.summary)}</summary>\n\n{lines}\n\n</details>")
     return out

@@ -70,6 +70,25 @@ class Detail:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A test example with what was said of it.
+
+    Attributes:
+        title: Which one.
+        text: What it is and what both models say.
+        tone: Whether that is for the better.
+        picture: A PNG, base64; empty where it is no picture.
+        quote: The example itself, where it is text.
+    """
+
+    title: str
+    text: str
+    tone: Tone
+    picture: str = ""
+    quote: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the report.
 
@@ -81,6 +100,8 @@ class Section:
         facts: Labels with what they say.
         details: Lists folded up.
         code: A command to copy; empty for none.
+        figures: Keys of the plots that go with it; those that could not be drawn are left out.
+        examples: Test examples to look at.
     """
 
     key: str
@@ -90,6 +111,8 @@ class Section:
     facts: tuple[tuple[str, str], ...] = ()
     details: tuple[Detail, ...] = ()
     code: str = ""
+    figures: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 Interval = tuple[float, float]
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
-_PREFIXED = {"J", "s", "W", "B"}
+_PREFIXED = {"J", "s", "W", "B", "g CO₂e", "Wh", "FLOP", "FLOP/s", "J·s"}
 _DIGITS_WITHOUT_INTERVAL = 3
 _MOST_DIGITS = 4
 NOT_AVAILABLE = "–"

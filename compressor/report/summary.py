@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from compressor.compare import CPU_TIME, energy_metric
-from compressor.report import aggregates, comparing, numbers
+from compressor.compare import energy_metric
+from compressor.report import aggregates, comparing, numbers, use
 from compressor.report.model import Cell, Chip, KeyFigure, Tone
 from compressor.report.text import clean
 from compressor.results import Comparison, Delta, Report
@@ -23,21 +23,12 @@ def _energy_delta(report: Report, comparison: Comparison | None) -> Delta | None
     return next((d for d in comparison.deltas if d.metric == energy_metric(meter.name)), None)
 
 
-def _mixed(report: Report) -> bool:
-    """Whether one arm of the main comparison has measured joules where the other has estimated ones."""
-    comparison = _main(report)
-    if comparison is None:
-        return False
-    arms = [m for m in report.measurements if m.arm in (comparison.baseline, comparison.candidate)]
-    best = {meter.provenance for m in arms if (meter := aggregates.best_meter(m)) is not None}
-    return len(best) > 1
-
-
 def _energy_chip(report: Report) -> Chip:
     read = aggregates.read_meters(report)
     if not read:
         return Chip("Energy", "not read", "open")
-    if _mixed(report):
+    comparison = _main(report)
+    if comparison is not None and aggregates.mixed(report, comparison):
         return Chip("Energy", "measured in one arm, estimated in the other: not comparable", "void")
     name = clean(read[0].name, 40)
     if read[0].provenance == "estimated":
@@ -57,11 +48,12 @@ def _verdict_chip(report: Report) -> Chip | None:
     if empty:
         return Chip("Nothing measured", f"{' and '.join(empty)}: no finished block", "void")
     energy = _energy_delta(report, comparison)
-    cpu = next((d for d in comparison.deltas if d.metric == CPU_TIME), None)
+    cpu = next((d for d in comparison.deltas if d.metric == aggregates.time_name(report)), None)
     delta = energy if energy is not None and "estimated" not in aggregates.sources(energy) else cpu
     if delta is None:
         return Chip("Saving", "not established", "open")
-    label = "Energy per inference" if delta is energy else "CPU time per inference"
+    name = aggregates.time_name(report)
+    label = "Energy per inference" if delta is energy else f"{name[:1].upper()}{name[1:]}"
     cell = comparing.verdict(report, delta)
     words = {"better": "less, established", "worse": "MORE, established", "not established": "saving not established"}
     return Chip(label, words.get(cell.text, cell.text), cell.tone)
@@ -87,16 +79,33 @@ def _control_chip(report: Report) -> Chip:
     return Chip("A/A control", "passed", "good")
 
 
+def _label_chip(report: Report) -> Chip | None:
+    """The energy label, where energy was measured and the control allows one."""
+    letter, _ = use.label(report)
+    if not letter:
+        return None
+    return Chip("Energy label", letter, "good" if letter < "F" else "open" if letter == "F" else "bad")
+
+
 def chips(report: Report) -> tuple[Chip, ...]:
-    """Provenance, verdict, score and control."""
-    found = (_energy_chip(report), _verdict_chip(report), _score_chip(report), _control_chip(report))
+    """Provenance, label, verdict, score and control."""
+    found = (
+        _energy_chip(report),
+        _label_chip(report),
+        _verdict_chip(report),
+        _score_chip(report),
+        _control_chip(report),
+    )
     return tuple(chip for chip in found if chip is not None)
 
 
 def tone(report: Report) -> Tone:
-    """How the headline is set: as the verdict on energy or, where that was not measured, on CPU time."""
+    """How the headline is set: as the verdict on energy, else on CPU time; a lost score is bad whatever was saved."""
     if aggregates.failed_controls(report):
         return "void"
+    comparison = _main(report)
+    if comparison is not None and comparison.score is not None and comparison.score.verdict == "lost":
+        return "bad"
     chip = _verdict_chip(report)
     return chip.tone if chip is not None else "open"
 
@@ -113,7 +122,7 @@ def key_figures(report: Report) -> tuple[KeyFigure, ...]:
     if comparison is None:
         return ()
     energy = _energy_delta(report, comparison)
-    cpu = next((d for d in comparison.deltas if d.metric == CPU_TIME), None)
+    cpu = next((d for d in comparison.deltas if d.metric == aggregates.time_name(report)), None)
     # What was measured stands before what was estimated.
     estimated = energy is not None and "estimated" in aggregates.sources(energy)
     wanted = [cpu, energy] if estimated else [energy, cpu]

@@ -5,8 +5,13 @@ from __future__ import annotations
 from compressor.compare import total_domains
 from compressor.report import aggregates, background, comparing, numbers, summary
 from compressor.report.aggregates import Amount
-from compressor.report.model import Cell, Column, Section, Table, View
+from compressor.report.layers import sensitivity_section
+from compressor.report.lifecycle import lifecycle_section
+from compressor.report.metrics import metrics_section
+from compressor.report.model import Cell, Column, Detail, Section, Table, View
+from compressor.report.moved import moved_section
 from compressor.report.text import clean
+from compressor.report.waterfall import waterfall_section
 from compressor.results import Measurement, MeterInfo, Report
 
 _NAME = 60
@@ -132,11 +137,43 @@ def energy_section(report: Report) -> Section:
                 )
     if not rows:
         return Section("energy", "Energy by domain", ("No energy meter was read in this run.",))
-    text = (
-        "Domains that hold each other are never added up. A missing reading is absent, not zero.",
-        *absent,
+    text = ("Domains that hold each other are never added up. A missing reading is absent, not zero.",)
+    details = (Detail(f"What was not read ({len(absent)})", tuple(absent)),) if absent else ()
+    table = Table("Energy by domain", columns, tuple(rows))
+    return Section("energy", "Energy by domain", text, tables=(table,), details=details, figures=("power",))
+
+
+def _sections(report: Report) -> tuple[Section | None, ...]:
+    return (
+        waterfall_section(report),
+        energy_section(report),
+        moved_section(report),
+        background.kernels_section(report),
+        sensitivity_section(report),
+        metrics_section(report),
+        background.cost_section(report),
+        lifecycle_section(report),
+        background.parity_section(report),
+        comparing.control_section(report),
+        background.protocol_section(report),
+        background.machine_section(report),
+        background.repeat_section(report),
     )
-    return Section("energy", "Energy by domain", text, tables=(Table("Energy by domain", columns, tuple(rows)),))
+
+
+def warnings_shown(report: Report) -> tuple[str, ...]:
+    """The record's warnings; one that several arms share is said once for all of them."""
+    about: dict[str, list[str]] = {}
+    for warning in report.warnings:
+        arm = max((m.arm for m in report.measurements if warning.startswith(f"{m.arm} ")), key=len, default="")
+        about.setdefault(warning.removeprefix(f"{arm} ") if arm else warning, []).append(arm)
+    found = []
+    for rest, arms in about.items():
+        if len(arms) > 2 and all(arms):
+            found.append(f"{len(arms)} arms ({', '.join(arms)}): each {rest}")
+        else:
+            found += [f"{arm} {rest}" if arm else rest for arm in arms]
+    return tuple(clean(w, 800) for w in found)
 
 
 def view(report: Report) -> View:
@@ -157,21 +194,12 @@ def view(report: Report) -> View:
         headline=clean(report.headline, 800),
         tone=summary.tone(report),
         chips=summary.chips(report),
-        warnings=tuple(clean(w, 800) for w in report.warnings),
+        warnings=warnings_shown(report),
         against=summary.against(report),
         key_figures=summary.key_figures(report),
         arms=arms_table(report),
         runtime_alone=comparing.runtime_sentence(report),
         comparisons=tuple(comparing.comparison_section(report, i, c) for i, c in enumerate(report.comparisons, 1)),
-        sections=(
-            background.kernels_section(report),
-            background.parity_section(report),
-            energy_section(report),
-            comparing.control_section(report),
-            background.cost_section(report),
-            background.protocol_section(report),
-            background.machine_section(report),
-            background.repeat_section(report),
-        ),
+        sections=tuple(section for section in _sections(report) if section is not None),
         colophon=f"{clean(report.tool, 60)} · {clean(report.created_utc, 40)} · record version {report.schema}",
     )

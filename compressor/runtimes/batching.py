@@ -37,16 +37,19 @@ def check_inputs(inputs: Arrays, specs: tuple[TensorSpec, ...]) -> None:
             raise DataError(f"takes ({want}) and was given {array.shape}", where=f"input '{spec.name}'")
 
 
-def predict(run: Run, specs: tuple[TensorSpec, ...], inputs: Arrays) -> NDArray[np.generic]:
-    """Compute the first output of a batch of any size.
+def predict(
+    run: Run, specs: tuple[TensorSpec, ...], inputs: Arrays, outputs: tuple[TensorSpec, ...] = ()
+) -> NDArray[np.generic]:
+    """Compute the output of a batch of any size that is scored: the first, or both ends of an answer.
 
     Args:
         run: One call of the model.
         specs: The model's inputs; the first one's axis 0 says whether the batch is fixed.
         inputs: One array per model input, ``(batch, …)`` each.
+        outputs: The model's outputs; one called ``start_logits`` with ``end_logits`` behind it is only half an answer.
 
     Returns:
-        The first output, ``(batch, …)``. With a fixed batch axis the inputs go through in pieces of that size, the
+        The first output, ``(batch, …)``; of a model that finds answers both ends, ``(batch, 2, …)``. With a fixed batch axis the inputs go through in pieces of that size, the
         last one padded with its last example and cut again.
 
     Raises:
@@ -56,11 +59,16 @@ def predict(run: Run, specs: tuple[TensorSpec, ...], inputs: Arrays) -> NDArray[
     size = specs[0].shape[0] if specs and specs[0].shape else None
     count = len(inputs[0]) if inputs and inputs[0].ndim else 0
     if size is None or count == size:
-        return run(inputs)[0]
+        return _scored(run(inputs), outputs)
     parts = []
     for start in range(0, count, size):
         piece = tuple(x[start : start + size] for x in inputs)
         kept = len(piece[0])
         padded = tuple(np.concatenate([x, np.repeat(x[-1:], size - kept, axis=0)]) for x in piece)
-        parts.append(run(padded)[0][:kept])
+        parts.append(_scored(run(padded), outputs)[:kept])
     return np.concatenate(parts)
+
+
+def _scored(found: tuple[NDArray[np.generic], ...], outputs: tuple[TensorSpec, ...]) -> NDArray[np.generic]:
+    ends = [spec.name for spec in outputs[:2]] == ["start_logits", "end_logits"]
+    return np.stack(found[:2], axis=1) if ends else found[0]

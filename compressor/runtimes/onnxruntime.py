@@ -1,10 +1,14 @@
-"""ONNX Runtime on the CPU: runs an ONNX file, and tells which kernels its optimised graph is made of."""
+"""ONNX Runtime: runs an ONNX file, and tells which kernels its optimised graph is made of.
+
+On a GPU it runs by its CUDA provider, or by TensorRT's. Inputs and outputs are arrays in the computer's memory, so a
+call returns when its outputs have been copied back: nothing is left in the GPU's queue at the edge of a window.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,7 @@ from compressor.errors import RuntimeUnavailableError
 from compressor.model.base import Arrays
 from compressor.results import KernelCounts, RuntimeInfo, TensorSpec
 from compressor.runtimes.batching import predict
+from compressor.runtimes.device import cuda_index, no_gpu
 
 if TYPE_CHECKING:
     import onnx
@@ -48,8 +53,30 @@ _TYPES = {
 }
 
 
+Providers = Sequence[str | tuple[str, Mapping[str, int]]]
+CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (f"{kind}ExecutionProvider" for kind in ("CPU", "CUDA", "Tensorrt"))
+
+
+def require(device: str, tensorrt: bool = False) -> None:
+    """See that ONNX Runtime has the provider for a device.
+
+    Raises:
+        RuntimeUnavailableError: It has not.
+    """
+    name = "onnxruntime-tensorrt" if tensorrt else "onnxruntime"
+    if cuda_index(device) is None:
+        if tensorrt:
+            raise RuntimeUnavailableError(
+                "runs on a GPU only", where=name, mend="add --device cuda, or use onnxruntime"
+            )
+        return
+    wanted = TENSORRT_PROVIDER if tensorrt else CUDA_PROVIDER
+    if wanted not in ort.get_available_providers():
+        raise no_gpu(name, f"the installed package has no {wanted}, which onnxruntime-gpu has")
+
+
 class OnnxRuntimeSession:
-    """An ONNX file loaded by ONNX Runtime's CPU provider.
+    """An ONNX file loaded by ONNX Runtime.
 
     Attributes:
         info: The runtime, its version and every option that is not its default.
@@ -57,9 +84,10 @@ class OnnxRuntimeSession:
         outputs: Its outputs.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, device: str, tensorrt: bool) -> None:
         self._path = path
-        self._session = _load(path, _options(threads))
+        self._providers = _providers(device, tensorrt)
+        self._session = _load(path, _options(threads), self._providers)
         self._names = [value.name for value in self._session.get_outputs()]
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
@@ -68,9 +96,11 @@ class OnnxRuntimeSession:
             "inter_op_num_threads": "1",
             "session.intra_op.allow_spinning": "0",
             "log_severity_level": "3",
-            "providers": "CPUExecutionProvider",
+            "providers": ",".join(self._session.get_providers()),
         }
-        self.info = RuntimeInfo("onnxruntime", ort.__version__, "cpu", options)
+        index = cuda_index(device)
+        name = "onnxruntime-tensorrt" if tensorrt else "onnxruntime"
+        self.info = RuntimeInfo(name, ort.__version__, "cpu" if index is None else f"cuda:{index}", options)
 
     def run(self, inputs: Arrays) -> tuple[NDArray[np.generic], ...]:
         """Compute all outputs of one batch, ``(batch, …)`` each, in the order of ``outputs``."""
@@ -79,19 +109,22 @@ class OnnxRuntimeSession:
 
     def predict(self, inputs: Arrays) -> NDArray[np.generic]:
         """Compute the first output of one batch, ``(batch, …)``; see :func:`~compressor.runtimes.batching.predict`."""
-        return predict(self.run, self.inputs, inputs)
+        return predict(self.run, self.inputs, inputs, self.outputs)
 
-    def kernels(self) -> KernelCounts:
+    def kernels(self) -> KernelCounts | None:
         """Count the operators of the graph as ONNX Runtime optimised it for this machine.
 
         Returns:
-            The counts. ``precision`` is what the file asks for, whether or not any kernel ended up in it, so that a
-            model that is quantized in vain shows 0 of n; ``int4+int8`` if it asks for both.
+            The counts; ``None`` for TensorRT, which does not show its graph. ``precision`` is what the file asks for,
+            whether or not any kernel ended up in it, so that a model that is quantized in vain shows 0 of n;
+            ``int4+int8`` if it asks for both.
 
         Raises:
             RuntimeUnavailableError: ONNX Runtime cannot load the file again.
         """
-        graph = _optimised(self._path)
+        if _name(self._providers[0]) == TENSORRT_PROVIDER:
+            return None
+        graph = _optimised(self._path, self._providers)
         nodes = list(_nodes(graph))
         by_op = Counter(node.op_type for node in nodes)
         asked = _half_types(self._path)
@@ -124,11 +157,32 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _load(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def _providers(device: str, tensorrt: bool) -> Providers:
+    """Which providers may run a node, the preferred one first; the CPU takes what the GPU's cannot."""
+    index = cuda_index(device)
+    if index is None:
+        return [CPU_PROVIDER]
+    on_gpu = [TENSORRT_PROVIDER, CUDA_PROVIDER] if tensorrt else [CUDA_PROVIDER]
+    return [*((name, {"device_id": index}) for name in on_gpu), CPU_PROVIDER]
+
+
+def _name(provider: str | tuple[str, Mapping[str, int]]) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _load(path: Path, options: ort.SessionOptions, providers: Providers) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # its exceptions share no base but Exception
         raise RuntimeUnavailableError(f"ONNX Runtime cannot load it: {error}", where=path) from error
+    # A provider whose libraries do not load is left out with a line in a log: the CPU would be measured for the GPU.
+    if (got := session.get_providers()[0]) != (wanted := _name(providers[0])):
+        raise RuntimeUnavailableError(
+            f"{wanted} did not start, ONNX Runtime fell back to {got}",
+            where=path,
+            mend="install the CUDA, cuDNN or TensorRT libraries that this onnxruntime-gpu was built for",
+        )
+    return session
 
 
 def _spec(value: Any) -> TensorSpec:
@@ -136,7 +190,7 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, kind, tuple(size if isinstance(size, int) else None for size in value.shape))
 
 
-def _optimised(path: Path) -> onnx.GraphProto:
+def _optimised(path: Path, providers: Providers) -> onnx.GraphProto:
     """Let ONNX Runtime write the graph that it would run, and read it without its weights."""
     import onnx
 
@@ -149,7 +203,7 @@ def _optimised(path: Path) -> onnx.GraphProto:
             "session.optimized_model_external_initializers_file_name", "optimised.onnx.data"
         )
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        _load(path, options)
+        _load(path, options, providers)
         return onnx.load(str(file), load_external_data=False).graph
 
 
@@ -224,12 +278,14 @@ def _why_float(node: onnx.NodeProto, graph: onnx.GraphProto, asked: list[str]) -
     return "not quantized in the file"
 
 
-def open_session(path: Path, threads: int) -> OnnxRuntimeSession:
+def open_session(path: Path, threads: int, device: str = "cpu", tensorrt: bool = False) -> OnnxRuntimeSession:
     """Load an ONNX file.
 
     Args:
         path: The file, its external data beside it.
         threads: Threads that one call may use.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        tensorrt: Whether TensorRT builds its engine for what it can run, rather than CUDA's kernels.
 
     Returns:
         The loaded model.
@@ -237,4 +293,4 @@ def open_session(path: Path, threads: int) -> OnnxRuntimeSession:
     Raises:
         RuntimeUnavailableError: ONNX Runtime cannot load it.
     """
-    return OnnxRuntimeSession(path, threads)
+    return OnnxRuntimeSession(path, threads, device, tensorrt)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from compressor import carbon
 from compressor.compare import SIZE, break_even, compare
 from compressor.results import (
     BenchRecord,
     Comparison,
+    Confusion,
     Control,
     Delta,
     Measurement,
@@ -21,6 +24,7 @@ from compressor.results import (
 
 Disagreement = tuple[str, str]
 _TOLERANCE = 1e-6
+_PICTURE = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 
 def disagreements(report: Report) -> Iterator[Disagreement]:
@@ -41,10 +45,32 @@ def disagreements(report: Report) -> Iterator[Disagreement]:
         if name not in arms:
             yield key, _stranger(name)
     yield from _break_even(report, arms)
+    if report.confusion is not None:
+        yield from _confusion(report.confusion, arms)
+    if report.usage is not None:
+        yield from ((f"usage.{key}", what) for key, what in carbon.wrong(report.usage))
     for i, stage in enumerate(report.stages):
         for name, joules in (("elapsed_s", stage.elapsed_s), ("cpu_s", stage.cpu_s), *stage.energy_j.items()):
             if joules < 0:
                 yield f"stages[{i}].{name}", f"is {joules}, less than nothing"
+
+
+def _confusion(confusion: Confusion, arms: dict[str, Measurement]) -> Iterator[Disagreement]:
+    for key, name in (("baseline", confusion.baseline), ("candidate", confusion.candidate)):
+        if name not in arms:
+            yield f"confusion.{key}", _stranger(name)
+    for i, one in enumerate(confusion.classes):
+        mended = one.right_after - one.right_before + one.broken
+        if not (0 <= one.broken <= one.right_before and 0 <= mended <= one.examples - one.right_before):
+            yield f"confusion.classes[{i}]", "counts more examples than it has"
+    if confusion.broken != sum(one.broken for one in confusion.classes):
+        yield "confusion.broken", f"is {confusion.broken}, but the classes add up to another number"
+    won = sum(one.right_after - one.right_before + one.broken for one in confusion.classes)
+    if confusion.mended != won:
+        yield "confusion.mended", f"is {confusion.mended}, but the classes add up to {won}"
+    for i, flip in enumerate(confusion.flips):
+        if not _PICTURE.fullmatch(flip.picture):
+            yield f"confusion.flips[{i}].picture", "is not base64"
 
 
 def bench_disagreements(record: BenchRecord) -> Iterator[Disagreement]:

@@ -16,10 +16,16 @@ from compressor.store.agreement import Disagreement, bench_disagreements, disagr
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _without_use(raw: dict[str, Any]) -> dict[str, Any]:
+    """1 to 2: confusion, use and multiply-accumulates came in; a record without them has none."""
+    return {**raw, "schema": 2}
+
+
+UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_use}
 """From a version of the record to a function that turns its JSON into the next version's."""
 
-BENCH_UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+BENCH_UPGRADERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _without_use}
 """The same for the record of a benchmark."""
 
 _INDENT = "  "
@@ -56,7 +62,7 @@ def load_report(path: Path) -> Report:
         OutputError: The file is missing or cut off, was written by a newer version, has a wrong type or an unknown key,
             or holds numbers that do not follow from its trials.
     """
-    return _believed(_upgrade(_parse(path), path, UPGRADERS), path, Report, disagreements)
+    return _believed(_upgrade(_parse(_read(path), path), path, UPGRADERS), path, Report, disagreements)
 
 
 def load_measured(path: Path) -> Report | BenchRecord:
@@ -71,22 +77,38 @@ def load_measured(path: Path) -> Report | BenchRecord:
     Raises:
         OutputError: As :func:`load_report`.
     """
-    raw = _parse(path)
+    return parse_measured(_read(path), path)
+
+
+def parse_measured(text: str, where: object) -> Report | BenchRecord:
+    """Read either record from its JSON, as strictly.
+
+    Args:
+        text: The JSON.
+        where: What to call its place in a message, e.g. a file and a line.
+
+    Returns:
+        The record, upgraded to this version.
+
+    Raises:
+        OutputError: As :func:`load_report`.
+    """
+    raw = _parse(text, where)
     if "runs" not in raw:
-        return _believed(_upgrade(raw, path, UPGRADERS), path, Report, disagreements)
-    return _believed(_upgrade(raw, path, BENCH_UPGRADERS), path, BenchRecord, bench_disagreements)
+        return _believed(_upgrade(raw, where, UPGRADERS), where, Report, disagreements)
+    return _believed(_upgrade(raw, where, BENCH_UPGRADERS), where, BenchRecord, bench_disagreements)
 
 
 def _believed(
-    raw: dict[str, Any], path: Path, kind: type[Record], check: Callable[[Record], Iterator[Disagreement]]
+    raw: dict[str, Any], where: object, kind: type[Record], check: Callable[[Record], Iterator[Disagreement]]
 ) -> Record:
-    record = _validate(raw, path, kind)
+    record = _validate(raw, where, kind)
     written = _plain(record, "report")
     if unknown := next(_unknown(raw, written, ""), None):
-        raise OutputError(f"unknown key {unknown}", where=path, mend="it was not written by this program")
+        raise OutputError(f"unknown key {unknown}", where=where, mend="it was not written by this program")
     if found := next(check(record), None):
         key, what = found
-        raise OutputError(f"disagrees with itself: {key} {what}", where=path, mend="it was edited; run again")
+        raise OutputError(f"disagrees with itself: {key} {what}", where=where, mend="it was edited; run again")
     return record
 
 
@@ -137,9 +159,9 @@ def _pretty(value: Any, indent: str) -> str:
     return json.dumps(value, ensure_ascii=lone, allow_nan=False)
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
     try:
-        text = path.read_bytes().decode()
+        return path.read_bytes().decode()
     except FileNotFoundError:
         raise OutputError("no such report", where=path) from None
     except OSError as error:
@@ -147,6 +169,8 @@ def _parse(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise OutputError("is not text, so not a report", where=path) from None
 
+
+def _parse(text: str, where: object) -> dict[str, Any]:
     def constant(name: str) -> float:
         raise ValueError(f"{name} is not a number that a record may hold")
 
@@ -165,33 +189,33 @@ def _parse(path: Path) -> dict[str, Any]:
         raw = json.loads(text, parse_constant=constant, parse_float=real, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         cut = "cut off" if error.pos >= len(text.rstrip()) or "Unterminated" in error.msg else "not JSON"
-        raise OutputError(f"is {cut} at line {error.lineno}", where=path, mend="run again") from None
+        raise OutputError(f"is {cut} at line {error.lineno}", where=where, mend="run again") from None
     except (ValueError, RecursionError) as error:
-        raise OutputError(f"is not a report: {error}", where=path) from None
+        raise OutputError(f"is not a report: {error}", where=where) from None
     if not isinstance(raw, dict) or type(raw.get("schema")) is not int:
-        raise OutputError("is not a report: it has no schema version", where=path)
+        raise OutputError("is not a report: it has no schema version", where=where)
     return raw
 
 
 def _upgrade(
-    raw: dict[str, Any], path: Path, upgraders: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
+    raw: dict[str, Any], where: object, upgraders: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
 ) -> dict[str, Any]:
     version = raw["schema"]
     if version > SCHEMA:
         raise OutputError(
             f"written by a newer compressor (record version {version}, this one reads up to {SCHEMA})",
-            where=path,
+            where=where,
             mend="upgrade",
         )
     while version < SCHEMA:
         if version not in upgraders:
-            raise OutputError(f"unknown record version {version}", where=path)
+            raise OutputError(f"unknown record version {version}", where=where)
         raw = upgraders[version](raw)
         version += 1
     return raw
 
 
-def _validate(raw: dict[str, Any], path: Path, kind: type[Record]) -> Record:
+def _validate(raw: dict[str, Any], where: object, kind: type[Record]) -> Record:
     from pydantic import ValidationError
 
     try:
@@ -200,7 +224,7 @@ def _validate(raw: dict[str, Any], path: Path, kind: type[Record]) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise OutputError(f"{key}: {first['msg'].lower()}", where=path, mend="it was edited; run again") from None
+        raise OutputError(f"{key}: {first['msg'].lower()}", where=where, mend="it was edited; run again") from None
 
 
 def _unknown(raw: Any, known: Any, key: str) -> Iterator[str]:

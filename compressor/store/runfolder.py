@@ -101,13 +101,16 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(final: Path, settings: Mapping[str, object], *, overwrite: bool = False) -> Iterator[RunFolder]:
+def open_run(
+    final: Path, settings: Mapping[str, object], *, overwrite: bool = False, proof: str = "report.json"
+) -> Iterator[RunFolder]:
     """Open a run's folder, taking up an unfinished run of the same settings where it stopped.
 
     Args:
         final: The folder of the finished run.
         settings: All that decides the outcome; a run is only resumed with the same.
         overwrite: Start over, and replace a finished run.
+        proof: The file by which a finished run is known; a folder without it is never replaced.
 
     Yields:
         The folder. When the block is left without :meth:`RunFolder.finish`, finished stages stay for the next run;
@@ -121,7 +124,7 @@ def open_run(final: Path, settings: Mapping[str, object], *, overwrite: bool = F
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     with ExitStack() as stack:
         try:
-            _check_final(final, overwrite)
+            _check_final(final, overwrite, proof)
             partial.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_only_one(partial))
             marks = _found_marks(partial, fingerprint, overwrite)
@@ -139,31 +142,31 @@ def open_run(final: Path, settings: Mapping[str, object], *, overwrite: bool = F
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_final(final: Path, overwrite: bool) -> None:
+def _check_final(final: Path, overwrite: bool, proof: str) -> None:
     """Refuse a folder that holds a finished run, unless told to replace it, and anything that is no run at all."""
     if final.exists() and not overwrite:
         kind = "already holds something" if final.is_dir() else "is a file"
         raise OutputError(kind, where=final, mend="name another folder with --out, or add --overwrite to replace it")
     if final.exists() and not final.is_dir():
         raise OutputError("is a file", where=final, mend="name another folder with --out")
-    if final.is_dir() and any(final.iterdir()) and not (final / "report.json").is_file():
+    if final.is_dir() and any(final.iterdir()) and not (final / proof).is_file():
         raise OutputError("holds files that are not a run's", where=final, mend="name another folder with --out")
 
 
-def write_beside(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all.
+def write_beside(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all.
 
     Args:
         path: The file.
-        text: Its content.
+        content: What goes in; text as UTF-8.
 
     Raises:
         OutputError: The folder cannot be written or the disk is full.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

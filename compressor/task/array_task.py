@@ -11,6 +11,7 @@ from compressor.results import Score, TaskSummary, TensorSpec
 from compressor.task.base import Examples, Predict, predict_all
 from compressor.task.fit import first_not_finite
 from compressor.task.metrics import Metric
+from compressor.task.views import Scoring, viewed
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class ArrayTask:
         test_examples: What is scored. Without targets it must first be given the original model's outputs, see
             :func:`compressor.task.synthetic.with_reference`.
         notes: What was done to the data, one sentence each.
+        scoring: What of the output is scored; ``None`` for the first output as it is.
     """
 
     summary: TaskSummary
@@ -33,6 +35,7 @@ class ArrayTask:
     training_examples: Examples | None
     test_examples: Examples
     notes: tuple[str, ...] = ()
+    scoring: Scoring | None = None
 
     def calibration(self) -> Examples:
         """Examples that a method may look at; none of them is in :meth:`test`."""
@@ -64,7 +67,7 @@ class ArrayTask:
             raise DataError(
                 "has no targets, and the original model's outputs were not given to stand for them", where=name
             )
-        outputs = np.asarray(predict_all(predict, self.test_examples.inputs, batch))
+        outputs = np.asarray(predict_all(viewed(predict, self.scoring), self.test_examples.inputs, batch))
         if outputs.ndim == 0 or len(outputs) != len(targets):
             raise DataError(
                 f"the model's output is {outputs.shape} for {len(targets)} test examples",

@@ -18,13 +18,18 @@ from numpy.typing import NDArray
 
 from compressor.errors import DataError, nearest
 from compressor.results import Score, TensorSpec
+from compressor.task.tokens import exact_rows, exact_share, right_tokens, token_accuracy
 from compressor.task.user_code import is_reference, load_callable
 
 Array = NDArray[np.generic]
-Needs = Literal["labels", "numbers", "reference", "anything"]
+Needs = Literal["labels", "numbers", "tokens", "reference", "anything"]
 
 AGREEMENT = "agreement"
 """Name of the metric that compares with the original model's outputs; the only one that needs no targets."""
+
+AGREEMENT_NAME = "agreement with the original"
+TOKENS, EXACT = "token-accuracy", "exact-positions"
+"""Names of the metrics over the tokens of a text, see :mod:`compressor.task.tokens`."""
 
 # A quantized sigmoid may step a little past its ends; logits reach well beyond.
 _PROBABILITY_SLACK = 0.01
@@ -38,7 +43,8 @@ class Metric:
         name: As the report shows it.
         unit: ``fraction`` (0..1), ``target`` or ``target²`` (the target's unit), or empty for a plain number.
         higher_is_better: Direction.
-        needs: What the targets must be: class labels, numbers, the original model's outputs, or anything.
+        needs: What the targets must be: class labels, numbers, rows of whole numbers for the tokens of a text, the
+            original model's outputs, or anything.
         value: From targets and raw outputs to the score.
         per_example: From targets and raw outputs to ``(N,)`` numbers that average to ``value``; ``None`` where the
             metric is not such an average.
@@ -65,6 +71,8 @@ class Metric:
             _check_labels(self.name, targets, output)
         elif self.needs == "numbers":
             _check_numbers(self.name, targets, output)
+        elif self.needs == "tokens":
+            _check_tokens(self.name, targets, output)
         elif self.needs == "reference" and output is not None and targets.shape != output.shape:
             raise DataError(
                 f"the model's output is {show_shape(output.shape)}, the original's is {show_shape(targets.shape)}",
@@ -151,7 +159,9 @@ def _metrics() -> dict[str, Metric]:
         of_numbers("mae", "target", metrics.mean_absolute_error, _absolute),
         of_numbers("rmse", "target", metrics.root_mean_squared_error, None),
         Metric("r2", "", True, "numbers", _r2),
-        Metric("agreement with the original", "fraction", True, "reference", _agreement, _agrees),
+        Metric(TOKENS, "fraction", True, "tokens", token_accuracy, right_tokens),
+        Metric(EXACT, "fraction", True, "tokens", exact_share, exact_rows),
+        Metric(AGREEMENT_NAME, "fraction", True, "reference", _agreement, _agrees),
     )
     return {AGREEMENT if m.needs == "reference" else m.name: m for m in found}
 
@@ -202,6 +212,21 @@ def _check_labels(name: str, targets: Array, output: TensorSpec | None) -> None:
             f"labels go up to {high} but the model has {_outputs(columns)}",
             where=name,
             mend="number the classes from 0, or check that the data belong to this model",
+        )
+
+
+def _check_tokens(name: str, targets: Array, output: TensorSpec | None) -> None:
+    if targets.dtype.kind not in "iu" or targets.ndim != 2:
+        raise DataError(
+            f"needs whole numbers (N, length), and the targets are {targets.dtype} {show_shape(targets.shape)}",
+            where=name,
+        )
+    if output is not None and (np.dtype(output.dtype).kind not in "iu" or output.shape != targets.shape):
+        raise DataError(
+            f"the targets are {show_shape(targets.shape)}, and the model gives {output.dtype} "
+            f"{show_shape(output.shape)}",
+            where=name,
+            mend="it scores token classification, masked and causal language models, and question answering",
         )
 
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compressor.errors import DataError, nearest
+from compressor.model import hf_folder
 from compressor.results import TensorSpec
 from compressor.task import fashion_mnist
 from compressor.task.arrays import read_npy, read_npz
 from compressor.task.base import Examples, Task
+from compressor.task.language import open_text
 from compressor.task.parts import Parts, gather
 from compressor.task.pictures import read_pictures
 from compressor.task.prepare import LEAST, Needs, prepare
 from compressor.task.table import read_csv
 from compressor.task.user_code import is_reference, load_callable
+from compressor.task.views import Scoring, scoring_of
+
+if TYPE_CHECKING:
+    from compressor.task.text import Reading
 
 Inputs = tuple[TensorSpec, ...] | None
+
+GENERATION = "text-generation-with-past"
+MEDIA_TASKS = frozenset({"image-classification", "audio-classification"})
 
 _FILE_KINDS = (".csv", ".npy", ".npz")
 _KINDS = "a .npy, .npz or .csv file, a folder of pictures by class, or file.py:callable"
@@ -36,6 +46,7 @@ def open_task(
     seed: int = 0,
     calibration_limit: int = 512,
     test_limit: int | None = None,
+    reading: Reading | None = None,
 ) -> Task:
     """Open data as a task.
 
@@ -49,16 +60,21 @@ def open_task(
             - a ``.csv`` file, see :func:`compressor.task.table.read_csv`;
             - a folder of pictures by class, see :func:`compressor.task.pictures.read_pictures`;
             - ``package.module:callable`` or ``file.py:callable``, which returns a :class:`Task`, ``(x, y)``, or a
-              dict with the keys of a ``.npz`` file.
+              dict with the keys of a ``.npz`` file;
+            - for a Hugging Face model also texts: CSV, JSON lines, Parquet, a folder of those or a data set that
+              ``datasets`` saved, see :func:`compressor.task.text.read_texts`; a callable may return texts as ``x``; and
+              for sounds a folder of ``.wav`` files by class;
+            - for a causal language model also plain text, a ``.txt`` file, see :mod:`compressor.task.language`.
         metric: See :func:`compressor.task.metrics.metric`. By default ``accuracy`` for whole numbers and text,
             ``mse`` for other numbers, and agreement with the original model where there are no targets: the task
             then needs :func:`compressor.task.synthetic.with_reference` before it can score.
         inputs: The model's inputs: arrays must fit their shapes and are brought to their element types.
         outputs: The model's outputs: labels must be within their range.
-        target: The target column of a CSV file.
+        target: The target column of a CSV file, or of other records.
         seed: Of every draw.
         calibration_limit: Most examples to calibrate on.
         test_limit: Most examples to score, drawn with each class in proportion; ``None`` for all.
+        reading: How a Hugging Face model reads its data; ``None`` for any other model.
 
     Returns:
         The task; an :class:`~compressor.task.array_task.ArrayTask` says in ``notes`` what was done to the data.
@@ -69,20 +85,84 @@ def open_task(
     for name, limit in (("calibration_limit", calibration_limit), ("test_limit", test_limit)):
         if limit is not None and limit < LEAST:
             raise DataError(f"is {limit}; at least {LEAST} examples are needed", where=name)
-    if target is not None and not data.lower().endswith(".csv"):
+    transformer = reading is not None and inputs is not None
+    records = transformer and _reads_records(Path(data), reading)
+    if target is not None and not data.lower().endswith(".csv") and not records:
         raise DataError("a target column can be named for a CSV file only", where=data)
-    needs = Needs(metric, inputs, outputs, seed, calibration_limit, test_limit)
+    scoring = scoring_for(reading, inputs)
+    needs = Needs(metric, inputs, outputs, seed, calibration_limit, test_limit, scoring)
     if data in _BUILT_IN:
         return prepare(_BUILT_IN[data](inputs), needs, data)
     path = Path(data)
     if not path.exists() and is_reference(data):
-        found = _call(data, inputs)
+        found = _call(data, inputs, reading)
         if isinstance(found, Parts):
             return prepare(found, needs, data)
         if metric is not None:
             raise DataError("returns a task, which brings its own metric", where=data, mend="leave the metric out")
         return found
+    if reading is not None and reading.task == GENERATION and path.suffix.lower() == ".txt" and path.is_file():
+        return open_text(path, reading.folder, inputs=inputs or (), metric=metric, test_limit=test_limit)
+    if reading is not None and inputs is not None and path.exists():
+        if records:
+            from compressor.task.records import read_records
+            from compressor.task.text import read_texts
+
+            return prepare(read_texts(read_records(path), reading, inputs, path.name), needs, data)
+        if path.is_dir():
+            from compressor.task.media import read_media
+
+            return prepare(read_media(path, reading.folder, reading.task, inputs, path.name), needs, data)
     return prepare(_read(path, data, inputs, target), needs, data)
+
+
+def _reads_records(path: Path, reading: Reading | None) -> bool:
+    """Whether these are rows of named values for a model that reads text."""
+    from compressor.task.records import is_records
+
+    return reading is not None and reading.task not in MEDIA_TASKS and path.exists() and is_records(path)
+
+
+def reading_for(
+    model: Path, *, hf_task: str | None, text: tuple[str, ...] | None, target: str | None, max_length: int | None
+) -> Reading | None:
+    """How a model reads its data, if it is a Hugging Face folder or an ONNX file in one.
+
+    Args:
+        model: The folder, or the file.
+        hf_task: The task, if the user named it.
+        text: Columns of the text, if named.
+        target: Column of the target, if named.
+        max_length: Tokens per text, if named.
+
+    Returns:
+        ``None`` for any other model.
+
+    Raises:
+        DataError: Text columns or a length are named and the model is another, or the length is too short.
+    """
+    folder = model if model.is_dir() else model.parent
+    if not hf_folder.is_known(folder):
+        if text is not None or max_length is not None:
+            raise DataError(
+                "belongs to Hugging Face models, which read texts",
+                where="--text" if text is not None else "--max-length",
+                mend="leave it out, or give the model's folder",
+            )
+        return None
+    from compressor.task.text import MAX_LENGTH, Reading
+
+    if max_length is not None and max_length < 2:
+        raise DataError(f"is {max_length}; at least 2 tokens are needed", where="--max-length")
+    about = hf_folder.Folder(folder, hf_folder.read_config(folder), (), pickled=False)
+    return Reading(folder, hf_folder.task_of(about, hf_task), text, target, max_length or MAX_LENGTH)
+
+
+def scoring_for(reading: Reading | None, inputs: Inputs) -> Scoring | None:
+    """What of a Hugging Face model's output is scored; ``None`` for the output as it is."""
+    if reading is None or inputs is None:
+        return None
+    return scoring_of(reading.task, inputs, hf_folder.pooling(reading.folder))
 
 
 def _read(path: Path, data: str, inputs: Inputs, target: str | None) -> Parts:
@@ -117,7 +197,7 @@ def _demo(inputs: Inputs) -> Parts:
 _BUILT_IN: Mapping[str, Callable[[Inputs], Parts]] = {"demo": _demo, "fashion-mnist": _fashion_mnist}
 
 
-def _call(reference: str, inputs: Inputs) -> Parts | Task:
+def _call(reference: str, inputs: Inputs, reading: Reading | None) -> Parts | Task:
     function = load_callable(reference)
     try:
         found: Any = function()
@@ -134,4 +214,9 @@ def _call(reference: str, inputs: Inputs) -> Parts | Task:
             mend="return a Task, (x, y), or a dict with x and y",
         )
     arrays = {str(key): np.asarray(value) for key, value in found.items() if value is not None}
+    if reading is not None and inputs is not None and arrays.get("x", np.empty(0)).dtype.kind == "U":
+        from compressor.task.text import read_texts
+
+        records = {"text": arrays["x"].tolist()} | ({"label": arrays["y"].tolist()} if "y" in arrays else {})
+        return read_texts({"all": records}, replace(reading, text=None, target=None), inputs, reference)
     return gather(arrays, inputs, reference)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +22,31 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP = ("I", "F")  # 16 or 32 bits a pixel; Pillow would clip them to 255
 
 
-def read_pictures(folder: Path, inputs: tuple[TensorSpec, ...] | None, where: str) -> Parts:
-    """Read all pictures, converted to the channels and size of the model's input.
+@dataclass(frozen=True)
+class ClassFolders:
+    """Files sorted into folders by class.
+
+    Attributes:
+        files: By part, each with its class number.
+        classes: Names of the classes in the order of their numbers.
+        left_out: Files of other kinds.
+    """
+
+    files: Mapping[PartName, Sequence[tuple[Path, int]]]
+    classes: tuple[str, ...]
+    left_out: tuple[Path, ...]
+
+
+def class_folders(folder: Path, suffixes: Collection[str], what: str) -> ClassFolders:
+    """Find files in subfolders by class, optionally with ``train/`` and ``test/`` on top.
 
     Args:
-        folder: Its subfolders are the classes, numbered in sorted order; or ``train`` and ``test``, which hold them.
-        inputs: The model's inputs; the only one is ``(N, C, H, W)``. Where C is free: grey if all pictures are grey,
-            else RGB. Where H and W are free: all pictures must have the same size.
-        where: The data as the user named them.
-
-    Returns:
-        Inputs ``(N, C, H, W)`` uint8, targets ``(N,)`` int64.
+        folder: Its subfolders are the classes, numbered in sorted order.
+        suffixes: Endings of the files that are meant, in lower case.
+        what: What they are, for messages.
 
     Raises:
-        DataError: No pictures, an empty class, a picture that cannot be read, or sizes that differ.
+        DataError: There are no classes, or one of them is empty.
     """
     tops: dict[PartName, Path] = {"all": folder}
     if _subfolders(folder / "train") and _subfolders(folder / "test"):
@@ -49,8 +62,27 @@ def read_pictures(folder: Path, inputs: tuple[TensorSpec, ...] | None, where: st
     for part, top in tops.items():
         files[part] = []
         for name in names[part]:
-            pictures = _pictures(top / name, left_out)
-            files[part] += [(path, classes.index(name)) for path in pictures]
+            files[part] += [(path, classes.index(name)) for path in _files(top / name, suffixes, what, left_out)]
+    return ClassFolders(files, tuple(classes), tuple(left_out))
+
+
+def read_pictures(folder: Path, inputs: tuple[TensorSpec, ...] | None, where: str) -> Parts:
+    """Read all pictures, converted to the channels and size of the model's input.
+
+    Args:
+        folder: Its subfolders are the classes, numbered in sorted order; or ``train`` and ``test``, which hold them.
+        inputs: The model's inputs; the only one is ``(N, C, H, W)``. Where C is free: grey if all pictures are grey,
+            else RGB. Where H and W are free: all pictures must have the same size.
+        where: The data as the user named them.
+
+    Returns:
+        Inputs ``(N, C, H, W)`` uint8, targets ``(N,)`` int64.
+
+    Raises:
+        DataError: No pictures, an empty class, a picture that cannot be read, or sizes that differ.
+    """
+    found = class_folders(folder, SUFFIXES, "pictures")
+    files, classes = found.files, found.classes
     form = _Form.of(inputs, [path for some in files.values() for path, _ in some])
     examples = {
         part: Examples((form.read([path for path, _ in some]),), np.array([label for _, label in some], np.int64))
@@ -59,8 +91,8 @@ def read_pictures(folder: Path, inputs: tuple[TensorSpec, ...] | None, where: st
     notes = [f"classes in sorted order: {', '.join(f'{i}={name}' for i, name in enumerate(classes))}"]
     if form.resized:
         notes.append(f"{form.resized} pictures resized to {form.height}x{form.width} (bilinear)")
-    if left_out:
-        notes.append(f"{len(left_out)} files that are not pictures were left out, e.g. {left_out[0].name}")
+    if found.left_out:
+        notes.append(f"{len(found.left_out)} files that are not pictures were left out, e.g. {found.left_out[0].name}")
     return Parts(examples, where, tuple(notes))
 
 
@@ -70,13 +102,13 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _pictures(folder: Path, left_out: list[Path]) -> list[Path]:
+def _files(folder: Path, suffixes: Collection[str], what: str, left_out: list[Path]) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-    left_out += [path for path in files if path.suffix.lower() not in SUFFIXES]
-    if not pictures:
-        raise DataError("has no pictures", where=folder, mend=f"known: {', '.join(sorted(SUFFIXES))}")
-    return pictures
+    kept = [path for path in files if path.suffix.lower() in suffixes]
+    left_out += [path for path in files if path.suffix.lower() not in suffixes]
+    if not kept:
+        raise DataError(f"has no {what}", where=folder, mend=f"known: {', '.join(sorted(suffixes))}")
+    return kept
 
 
 class _Form:
@@ -103,17 +135,17 @@ class _Form:
                 mend="give other data as .npy or .npz",
             )
         if channels is None:
-            channels = 1 if all(_opened(path).mode in ("1", "L") for path in paths) else 3
+            channels = 1 if all(open_picture(path).mode in ("1", "L") for path in paths) else 3
         if height is not None and width is not None:
             return cls(_MODES[channels], height, width, resize=True)
-        first = _opened(paths[0])
+        first = open_picture(paths[0])
         return cls(_MODES[channels], height or first.height, width or first.width, resize=False)
 
     def read(self, paths: list[Path]) -> NDArray[np.uint8]:
         channels = len(self.mode)
         pixels = np.empty((len(paths), channels, self.height, self.width), np.uint8)
         for i, path in enumerate(paths):
-            picture = _opened(path, load=True)
+            picture = open_picture(path, load=True)
             if picture.size != (self.width, self.height):
                 if not self.resize:
                     raise DataError(
@@ -131,7 +163,16 @@ class _Form:
         return pixels
 
 
-def _opened(path: Path, *, load: bool = False) -> Image.Image:
+def open_picture(path: Path, *, load: bool = False) -> Image.Image:
+    """Open a picture of 8 bits per channel.
+
+    Args:
+        path: The file.
+        load: Whether its pixels are wanted too.
+
+    Raises:
+        DataError: It cannot be read, or has more bits.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

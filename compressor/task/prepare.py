@@ -13,9 +13,10 @@ from compressor.results import TaskSummary, TensorSpec
 from compressor.task.array_task import ArrayTask
 from compressor.task.base import Examples
 from compressor.task.fit import check_input, first_not_finite, fitted
-from compressor.task.metrics import Metric, default_metric, metric
+from compressor.task.metrics import AGREEMENT, Metric, default_metric, metric
 from compressor.task.parts import PartName, Parts, array_name, target_name
 from compressor.task.splits import draw, row_digests
+from compressor.task.views import Scoring
 
 LEAST = 2
 """Fewest examples to calibrate on, and fewest to score."""
@@ -38,6 +39,7 @@ class Needs:
         seed: Of every draw.
         calibration_limit: Most examples to calibrate on.
         test_limit: Most examples to score; ``None`` for all.
+        scoring: What of a transformer's output is scored; ``None`` for the output as it is.
     """
 
     metric: str | None
@@ -46,6 +48,7 @@ class Needs:
     seed: int
     calibration_limit: int
     test_limit: int | None
+    scoring: Scoring | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def prepare(parts: Parts, needs: Needs, where: str) -> ArrayTask:
     if scored.needs == "reference":
         made[1] = Examples(made[1].inputs, None)
     summary = TaskSummary(parts.name, scored.name, False, len(made[0]), len(made[1]))
-    return ArrayTask(summary, scored, made[0], made_training, made[1], tuple(dict.fromkeys(notes)))
+    return ArrayTask(summary, scored, made[0], made_training, made[1], tuple(dict.fromkeys(notes)), needs.scoring)
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -158,7 +161,7 @@ def _with_metric(found: Found, needs: Needs, where: str, notes: list[str]) -> tu
     text = any(y.dtype.kind in "US" for y in given.values())
     targets = _as_numbers(given, notes)
     any_targets = next(iter(targets.values()), None)
-    scored = default_metric(any_targets) if needs.metric is None else metric(needs.metric)
+    scored = _metric(needs, any_targets)
     if scored.needs == "reference":
         notes.append("scored by agreement with the original model's outputs, not by accuracy")
     elif any_targets is None:
@@ -177,6 +180,14 @@ def _with_metric(found: Found, needs: Needs, where: str, notes: list[str]) -> tu
         if scored.needs == "numbers":
             targets = {part: y.astype(np.float32) if y.dtype.kind in "iu" else y for part, y in targets.items()}
     return {part: Examples(some.inputs, targets.get(part)) for part, some in found.items()}, scored
+
+
+def _metric(needs: Needs, targets: Array | None) -> Metric:
+    if needs.scoring is not None and (needs.metric == AGREEMENT or (needs.metric is None and targets is None)):
+        return needs.scoring.agreement
+    if needs.metric is None and needs.scoring is not None:
+        return metric(needs.scoring.metric)
+    return default_metric(targets) if needs.metric is None else metric(needs.metric)
 
 
 def _as_numbers(given: Mapping[PartName, Array], notes: list[str]) -> dict[PartName, Array]:

@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from compressor.errors import DataError
 from compressor.model.base import Arrays
+from compressor.model.hf_folder import Limits
 from compressor.results import TaskSummary, TensorSpec
 from compressor.task.array_task import ArrayTask
 from compressor.task.base import Examples, Predict, Task, predict_all
 from compressor.task.fit import first_not_finite
+from compressor.task.language import TextTask
 from compressor.task.metrics import AGREEMENT, metric
 from compressor.task.prepare import LEAST
 from compressor.task.splits import row_digests
+from compressor.task.views import Scoring, viewed
 
 FREE_AXIS = 32
 """Size of an axis, other than that of the examples, which the model leaves free."""
@@ -28,7 +31,7 @@ TOKEN_IDS = 100
 _BATCH = 256
 
 
-def with_reference(task: Task, reference: Predict) -> ArrayTask:
+def with_reference(task: Task, reference: Predict) -> Task:
     """Give a task without targets the original model's outputs to be scored against.
 
     Args:
@@ -41,8 +44,11 @@ def with_reference(task: Task, reference: Predict) -> ArrayTask:
     Raises:
         DataError: The original cannot run on them, or its outputs are not finite.
     """
-    test, summary, agreement = task.test(), task.summary, metric(AGREEMENT)
-    outputs = _outputs(reference, test.inputs, summary.name)
+    if isinstance(task, TextTask):
+        return task.with_original(reference)
+    test, summary, scoring = task.test(), task.summary, getattr(task, "scoring", None)
+    agreement = metric(AGREEMENT) if scoring is None else scoring.agreement
+    outputs = _outputs(viewed(reference, scoring), test.inputs, summary.name)
     return ArrayTask(
         TaskSummary(
             summary.name, agreement.name, summary.synthetic, summary.calibration_examples, summary.test_examples
@@ -52,23 +58,33 @@ def with_reference(task: Task, reference: Predict) -> ArrayTask:
         task.training(),
         Examples(test.inputs, outputs),
         getattr(task, "notes", ()),
+        scoring,
     )
 
 
 def synthetic_task(
-    inputs: tuple[TensorSpec, ...], reference: Predict, *, seed: int = 0, examples: int = 256
+    inputs: tuple[TensorSpec, ...],
+    reference: Predict,
+    *,
+    seed: int = 0,
+    examples: int = 256,
+    limits: Limits | None = None,
+    scoring: Scoring | None = None,
 ) -> ArrayTask:
     """Draw inputs from the model's signature, to be scored by agreement with the original.
 
     Floats are standard normal; whole numbers uniform over 0..99 (uint8: 0..255); booleans even. By its name an input
-    is all ones (``mask``), all zeros (``token_type``) or counts from 0 along its last axis (``position``). Free axes
-    get 32.
+    is all ones (``mask``), all zeros (``token_type``), counts from 0 along its last axis (``position``) or is empty
+    (``past_key_values``). Free axes get 32. With ``limits`` token ids are drawn from the whole vocabulary, and texts
+    and sounds have their length.
 
     Args:
         inputs: The model's inputs.
         reference: The original model; run once over the test examples.
         seed: Of the draw.
         examples: How many to score; as many again calibrate.
+        limits: What a Hugging Face model's config says of its inputs.
+        scoring: What of the output is scored.
 
     Raises:
         DataError: The original cannot run on such inputs, or they leave no room for two different examples.
@@ -78,7 +94,7 @@ def synthetic_task(
     if not inputs:
         raise DataError("the model has no inputs to draw", where="synthetic data")
     generator = np.random.default_rng(seed)
-    calibration, test = (tuple(_drawn(spec, examples, generator) for spec in inputs) for _ in range(2))
+    calibration, test = (tuple(_drawn(spec, examples, generator, limits) for spec in inputs) for _ in range(2))
     shared = np.isin(row_digests(calibration), row_digests(test))
     if (kept := int((~shared).sum())) < LEAST:
         raise DataError(
@@ -86,7 +102,7 @@ def synthetic_task(
             where="synthetic data",
             mend="give data",
         )
-    agreement = metric(AGREEMENT)
+    agreement = metric(AGREEMENT) if scoring is None else scoring.agreement
     notes = [f"{spec.name} drawn at random: {spec.dtype} {test[i].shape[1:]}" for i, spec in enumerate(inputs)]
     if kept < examples:
         notes.append(f"took out {examples - kept} of {examples} calibration examples that are also test examples")
@@ -95,14 +111,18 @@ def synthetic_task(
         agreement,
         Examples(tuple(x[~shared] for x in calibration) if kept < examples else calibration, None),
         None,
-        Examples(test, _outputs(reference, test, "synthetic data")),
+        Examples(test, _outputs(viewed(reference, scoring), test, "synthetic data")),
         tuple(notes),
+        scoring,
     )
 
 
-def _drawn(spec: TensorSpec, count: int, generator: np.random.Generator) -> NDArray[np.generic]:
-    shape = (count, *(FREE_AXIS if size is None else size for size in spec.shape[1:]))
+def _drawn(spec: TensorSpec, count: int, generator: np.random.Generator, limits: Limits | None) -> NDArray[np.generic]:
     dtype, name = np.dtype(spec.dtype), spec.name.lower()
+    free = FREE_AXIS if limits is None else limits.samples if name == "input_values" else limits.length
+    if name.startswith("past_key_values"):
+        free = 0  # nothing was said before
+    shape = (count, *(free if size is None else size for size in spec.shape[1:]))
     if "mask" in name:
         return np.ones(shape, dtype)
     if "token_type" in name:
@@ -110,7 +130,8 @@ def _drawn(spec: TensorSpec, count: int, generator: np.random.Generator) -> NDAr
     if dtype.kind in "iu":
         if "position" in name:
             return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
-        return generator.integers(0, 256 if dtype == np.uint8 else TOKEN_IDS, shape).astype(dtype)
+        ids = TOKEN_IDS if limits is None else limits.vocabulary
+        return generator.integers(0, 256 if dtype == np.uint8 else ids, shape).astype(dtype)
     if dtype.kind == "b":
         return generator.integers(0, 2, shape).astype(dtype)
     if dtype.kind == "f":

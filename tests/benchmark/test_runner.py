@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from compressor.benchmark import runner
+from compressor.benchmark import gauges, runner
 from compressor.benchmark.runner import Arm, run_benchmark
 from compressor.errors import MeasurementError, MeterError
 from compressor.model.base import Arrays
@@ -97,7 +97,7 @@ class ScriptedMeter:
 
 def use(monkeypatch: pytest.MonkeyPatch, meter: ScriptedMeter) -> list[str]:
     opened: list[str] = []
-    monkeypatch.setattr(runner, "open_meter", lambda name, _: opened.append(name) or meter)
+    monkeypatch.setattr(gauges, "open_meter", lambda name, _: opened.append(name) or meter)
     return opened
 
 
@@ -216,7 +216,7 @@ def test_windows_never_include_load_or_warm_up(
     arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meter = EventMeter()
-    monkeypatch.setattr(runner, "open_meter", lambda *_: meter)
+    monkeypatch.setattr(gauges, "open_meter", lambda *_: meter)
     count_events(monkeypatch, meter, {"watch": 1e6, "warm_up": 1e5, "other": 1e4, "run": 1.0})
     result = run_benchmark(arms, inputs, plan, meters=["mock"])
     # Two windows of one run each; the loads and warm-ups of every block are many times that and in none of them.
@@ -229,7 +229,7 @@ def test_lost_count_discards_the_block_and_the_run_goes_on(
 ) -> None:
     """A mock whose epoch rises in the middle of a window of the second block, as after a wrap that was missed."""
     meter = EventMeter()
-    monkeypatch.setattr(runner, "open_meter", lambda *_: meter)
+    monkeypatch.setattr(gauges, "open_meter", lambda *_: meter)
     count_events(monkeypatch, meter, {"watch": 0.0, "warm_up": 0.0, "other": 0.0, "run": 1.0})
     real, windows = runner.WorkerProcess.ask, itertools.count()
     in_window = False

@@ -36,6 +36,7 @@ def config(chain: Path, tmp_path: Path) -> dict[str, object]:
         "inputs": str(tmp_path / "inputs.npz"),
         "batch": 2,
         "threads": 1,
+        "device": "cpu",
         "cores": [],
     }
 

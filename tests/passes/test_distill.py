@@ -372,18 +372,15 @@ def test_numbers_are_distilled_by_least_squares() -> None:
         ({"epochs": 0}, "distill: epochs is 0, not at least 1"),
         ({"temperature": 0.0}, "distill: temperature is 0.0, not above 0"),
         ({"weight": 1.5}, "distill: weight is 1.5, not from 0 to 1"),
-        ({"layers": 0.0}, "distill: layers is 0.0, not above 0 to 1"),
+        ({"layers": 0.0}, "distill: layers is 0.0, not a share below 1 or a number of layers"),
+        ({"layers": 1.5}, "distill: layers is 1.5, not a share below 1 or a number of layers"),
+        ({"width": 1.0}, "distill: width is 1.0, not above 0 and below 1"),
         ({"feature_weight": -1.0}, "distill: feature_weight is -1.0, not at least 0"),
         ({"attention_weight": -1.0}, "distill: attention_weight is -1.0, not at least 0"),
         (
             {"student": "layer"},
-            "distill: has no student 'layer'; did you mean 'layers'? known: layers, same, or package.module:callable "
-            "or file.py:callable",
-        ),
-        (
-            {"student": "narrower"},
-            "distill: has no student 'narrower'; prune the model before distilling it, or package.module:callable or "
-            "file.py:callable",
+            "distill: has no student 'layer'; did you mean 'layers'? known: layers, narrower, same, or "
+            "package.module:callable or file.py:callable",
         ),
     ],
 )

@@ -262,6 +262,39 @@ def test_where_nothing_pays_fp32_is_kept(
     assert [x.name for x in tmp_path.iterdir()] == ["a.onnx"]
 
 
+@pytest.mark.parametrize("name", ["separable", "patches", "mlp", "tokens"])
+@pytest.mark.parametrize("worth", [-1, 0, 1])
+def test_nets_with_smooth_activations_and_tiny_ones_never_become_slower(
+    zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, worth: int
+) -> None:
+    """SiLU, HardSwish, GELU and models of a few layers, on a CPU where all, every other or no layer is slower in int8.
+
+    With ``worth`` 0, what one layer saves the next one loses.
+    """
+
+    def cost(bits: int) -> float:
+        gains = [worth or (1 if index % 2 else -1) for index in range(bits.bit_length())]
+        return 20 - sum(gain for index, gain in enumerate(gains) if bits >> index & 1)
+
+    made: list[int] = []
+
+    def ratio(first: int, second: int) -> float:
+        made.extend([first, second])
+        return cost(second) / cost(first)
+
+    clock(monkeypatch, ratio)
+    source, inputs = zoo(name)
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    kept = sum(1 << index for index, row in enumerate(step.sensitivity) if row.kept)
+    assert cost(kept) <= (0.95 * cost(0) if kept else cost(0))
+    assert step.settings["kept_fp32"] == (kept == 0)
+    if worth == 1:
+        assert kept
+    if worth == -1:
+        assert kept == 0
+        assert open_session(tmp_path / "a.onnx").kernels().low_precision == 0
+
+
 def test_where_everything_pays_everything_is_int8(
     zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chains import save_chain
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compressor.passes.payoff import Stopwatch, find_paying, layer_errors
 
@@ -79,6 +81,24 @@ def test_one_noisy_heat_does_not_decide() -> None:
         return 0.5 if len(seen) == 1 else 1.02
 
     assert find_paying(FLOAT, [("a",)], build, (), 1, heat).kept == frozenset()
+
+
+@given(
+    st.lists(st.floats(-15, 15), min_size=1, max_size=6),
+    st.dictionaries(st.sampled_from(["ab", "bc", "cd", "ac"]), st.floats(-10, 10), max_size=3),
+)
+def test_what_is_kept_is_never_slower_than_float(saved: list[float], together: dict[str, float]) -> None:
+    """Whatever each layer saves or costs by itself, and beside another one that is int8 too."""
+    layers = "abcdef"[: len(saved)]
+
+    def cost(path: Path) -> float:
+        low = "" if path == FLOAT else path.name.removeprefix("int8-")
+        pairs = sum(gain for pair, gain in together.items() if set(pair) <= set(low))
+        return max(200 - sum(saved[layers.index(layer)] for layer in low) - pairs, 1.0)
+
+    found = find_paying(FLOAT, [(x,) for x in layers], build, (), 1, lambda first, second: cost(second) / cost(first))
+    took = cost(build(found.kept)) if found.kept else cost(FLOAT)
+    assert took <= (0.95 * cost(FLOAT) if found.kept else cost(FLOAT)) * (1 + 1e-9)
 
 
 def test_same_times_give_the_same_decision_and_the_same_work() -> None:

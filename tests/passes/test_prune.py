@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
-from topologies import topology, torch_model
+from topologies import mobilenet_v2_binary, settle, topology, torch_model
 from torch import Tensor, nn
 
 from compressor.errors import MethodError, RecipeError
@@ -82,8 +84,8 @@ def test_account() -> None:
     )
     assert step.settings == {
         "parameters": None, "flops": 0.5, "time": None, "importance": "magnitude", "scope": "uniform", "steps": 1,
-        "finetune_epochs": 0, "learning_rate": 1e-3, "round_to": 8, "rules": "", "removed_parameters": 0.5948,
-        "removed_flops": 0.5988,
+        "finetune_epochs": 0, "learning_rate": None, "round_to": 8, "rules": "", "augment": "",
+        "removed_parameters": 0.5948, "removed_flops": 0.5988,
     }  # fmt: skip
 
 
@@ -314,3 +316,94 @@ def test_weights_that_are_not_finite() -> None:
     model.module[0].weight[0, 0, 0, 0] = float("nan")  # type: ignore[index]
     with pytest.raises(MethodError, match=r"^prune: the model's weights or gradients are not finite"):
         Prune().apply(model, NO_DATA)
+
+
+def signal() -> nn.Module:
+    """A 1-D network as for sensors: strides, a residual, a depthwise part."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv1d(6, 32, 5, stride=2, padding=2), nn.BatchNorm1d(32), nn.ReLU())
+            self.depthwise = nn.Conv1d(32, 32, 5, padding=2, groups=32)
+            self.point = nn.Sequential(nn.Conv1d(32, 32, 1), nn.BatchNorm1d(32))
+            self.wide = nn.Conv1d(32, 64, 3, stride=2)
+            self.head = nn.Linear(64, 11)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = torch.relu(x + self.point(self.depthwise(x)))
+            return self.head(torch.relu(self.wide(x)).mean(2))
+
+    return Net()
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(9, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 7)
+    )
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+    return nn.Sequential(
+        nn.Linear(5, 32), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(32, 3)
+    )
+
+
+def residual() -> nn.Module:
+    from resnet import resnet8  # topologies puts the examples on the path
+
+    return resnet8()
+
+
+REAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mobilenet": (mobilenet_v2_binary, (3, 32, 32)),
+    "resnet": (residual, (1, 16, 16)),
+    "signal": (signal, (6, 40)),
+    "perceptron": (perceptron, (9,)),
+    "encoder": (encoder, (7, 5)),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_half_of_the_operations_of_a_real_network_go(name: str, tmp_path: Path) -> None:
+    build, shape = REAL[name]
+    torch.manual_seed(0)
+    model = torch_model(settle(build().requires_grad_(False)), torch.randn(2, *shape))
+    smaller = Prune(flops=0.5).apply(model, NO_DATA)
+    assert 0.5 <= float(smaller.steps[-1].settings["removed_flops"] or 0) < 0.63
+    assert "cannot be followed" not in " ".join(smaller.steps[-1].notes)
+    x = torch.randn(3, *shape)
+    expected = smaller.module(x)
+    assert expected.shape == model.module(x).shape
+    export_onnx(smaller, tmp_path / "a.onnx")
+    found = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+    (given,) = found.run(None, {found.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(given, expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_clock_that_stumbles_is_asked_again() -> None:
+    stumbles = iter([False, False, True])
+
+    def seconds(model: TorchModel) -> float:  # stands for a clock on a busy machine
+        return pretended(model) * (3 if next(stumbles, False) else 1)
+
+    model, context = convnet(), Context(Labelled(), measure=seconds)  # type: ignore[arg-type]
+    smaller = Prune(time=0.5, round_to=1).apply(model, context)
+    assert 0.5 <= 1 - pretended(smaller) / pretended(model) < 0.56
+
+
+def test_time_in_several_steps_is_measured_at_the_end() -> None:
+    timed: list[TorchModel] = []
+
+    def seconds(model: TorchModel) -> float:
+        timed.append(model)
+        return pretended(model)
+
+    model, context = convnet(), Context(Labelled(), measure=seconds)  # type: ignore[arg-type]
+    smaller = Prune(time=0.4, steps=2, round_to=1).apply(model, context)
+    assert ChannelGraph(timed[-1]).flops(ChannelGraph(timed[-1]).none) == ChannelGraph(smaller).flops(
+        ChannelGraph(smaller).none
+    )
+    assert len(timed) <= 10

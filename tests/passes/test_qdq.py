@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from compressor.model.base import Arrays
+from compressor.onnx_file import save_onnx
+from compressor.onnx_wire import array_of
 from compressor.passes.calibration import activation_ranges
 from compressor.passes.int8_plan import Plan, Types, choose
 from compressor.passes.qdq import mix, quantize_symmetric, quiet, write_dynamic, write_static
@@ -52,8 +54,8 @@ def test_any_layers_can_stay_float(zoo: Zoo, tmp_path: Path, name: str) -> None:
     choices = [frozenset(), *(frozenset([x]) for x in layers), frozenset(layers[::2]), frozenset(layers)]
     for kept in choices:
         proto = mix(plain, quantized, plan, kept)
-        onnx.checker.check_model(proto)
-        onnx.save(proto, tmp_path / "mixed.onnx")
+        save_onnx(proto, tmp_path / "mixed.onnx")
+        onnx.checker.check_model(tmp_path / "mixed.onnx")
         session = open_session(tmp_path / "mixed.onnx")
         got = session.predict(inputs)
         error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
@@ -82,13 +84,13 @@ def test_neighbours_in_int8_hand_on_int8(zoo: Zoo, tmp_path: Path) -> None:
     plain, quantized, plan = both(source, inputs, tmp_path)
     layers = list(plan.layers)
     for left, sums in ((layers[-1:], 2), (layers[-2:], 1)):
-        onnx.save(mix(plain, quantized, plan, frozenset(layers) - set(left)), tmp_path / "mixed.onnx")
+        save_onnx(mix(plain, quantized, plan, frozenset(layers) - set(left)), tmp_path / "mixed.onnx")
         assert open_session(tmp_path / "mixed.onnx").kernels().by_op["QLinearAdd"] == sums
 
 
 def rounded_weights(quantized: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Weight to the values that its levels stand for."""
-    tensors = {x.name: onnx.numpy_helper.to_array(x) for x in quantized.graph.initializer}
+    tensors = {x.name: array_of(x) for x in quantized.graph.initializer}
     found = {}
     for node in quantized.graph.node:
         if node.op_type == "DequantizeLinear" and tensors.get(node.input[0], np.zeros(0)).dtype == np.int8:
@@ -159,7 +161,7 @@ def test_every_pair_of_layers(zoo: Zoo, tmp_path: Path) -> None:
     plain, quantized, plan = both(source, inputs, tmp_path)
     expected = open_session(source).predict(inputs)
     for kept in combinations(plan.layers, 2):
-        onnx.save(mix(plain, quantized, plan, frozenset(kept)), tmp_path / "mixed.onnx")
+        save_onnx(mix(plain, quantized, plan, frozenset(kept)), tmp_path / "mixed.onnx")
         got = open_session(tmp_path / "mixed.onnx").predict(inputs)
         assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.04
 

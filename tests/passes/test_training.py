@@ -329,7 +329,7 @@ def test_the_rate_rises_then_falls_to_nothing() -> None:
         ({"optimizer": "adam"}, "training: has no optimizer 'adam'; did you mean 'adamw'? known: adamw, sgd"),
         (
             {"augment": "flip"},
-            "training: augment is flip, not package.module:callable or file.py:callable",
+            "training: has no augment 'flip'; known: mirror, shift, or package.module:callable or file.py:callable",
         ),
     ],
 )

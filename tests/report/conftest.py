@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
 
 from compressor.compare import break_even, compare, control
+from compressor.report.headline import headline, warnings_of
+from compressor.report.html import render_html
 from compressor.results import (
+    SCHEMA,
     Artifact,
+    ClassMoved,
+    Confusion,
     Environment,
+    Flip,
     KernelCounts,
     Latency,
     Measurement,
@@ -24,11 +31,13 @@ from compressor.results import (
     Report,
     RuntimeInfo,
     Score,
+    SensitivityRow,
     StageCost,
     Step,
     TaskSummary,
     TensorSpec,
     Trial,
+    Usage,
 )
 
 CPU_TIME_METER = MeterInfo(
@@ -46,6 +55,26 @@ RAPL = MeterInfo(
 )
 IMAGE = TensorSpec("x", "float32", (None, 1, 28, 28))
 LOGITS = TensorSpec("logits", "float32", (None, 10))
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR4nGNsYIAAJgaKGAAmCACQXTClHgAAAABJRU5ErkJggg=="
+"""A picture of eight by eight grey points."""
+USAGE = Usage(country="DE", pue=1.2, inferences=10_000_000, training_kwh=0.5, embodied_g=1000.0)
+SENSITIVITY = (
+    SensitivityRow("stem/Conv", "Conv", 0.002, 0.97, True),
+    SensitivityRow("layer1/Conv", "Conv", 0.011, 0.81, True),
+    SensitivityRow("layer2/Conv", "Conv", 0.034, 1.06, False),
+    SensitivityRow("head/Gemm", "Gemm", 0.21, None, False),
+)
+
+
+def moved(baseline: str, candidate: str) -> Confusion:
+    """Ten classes, five answers broken and one mended, in figures that add up."""
+    classes = [ClassMoved(f"class {i}", 1000, 919, 919, 0) for i in range(10)]
+    classes[3] = ClassMoved("class 3", 1000, 919, 915, 5)
+    flips = (
+        Flip(17, "class 3", "class 3", "class 4", DOT),
+        Flip(99, "class 3", "class 1", "class 3", "", "a text of three"),
+    )
+    return Confusion(baseline, candidate, tuple(classes), 5, 1, 2, flips)
 
 
 @dataclass(frozen=True)
@@ -103,7 +132,10 @@ def measurement(
         by_op={"QLinearConv": 20, "Gemm": 1, "QuantizeLinear": 1} if low else {"Conv": 20, "Gemm": 1, "Relu": 17},
         left={"/head/Gemm": "too sensitive: 0.4 points"} if low else {},
     )
-    steps = (Step("export", {"opset": 20}), Step("int8", {"per_channel": True}, ("chose static: convolutional",)))
+    steps = (
+        Step("export", {"opset": 20}),
+        Step("int8", {"per_channel": True}, ("chose static: convolutional",), SENSITIVITY),
+    )
     right = tuple(1.0 if i < arm.correct * examples // 10_000 else 0.0 for i in range(examples))
     return Measurement(
         arm=arm.name,
@@ -118,6 +150,7 @@ def measurement(
             opset=None if arm.runtime == "torch" else 20,
             parameters=77_850,
             steps=steps if low else steps[:1],
+            macs=None if arm.runtime == "torch" else 12_500_000,
         ),
         runtime=RuntimeInfo(arm.runtime, "9.9-fictional", "cpu", {"intra_op_num_threads": "1"}),
         kernels=None if arm.runtime == "torch" else kernels,
@@ -148,8 +181,13 @@ def measurement(
     )
 
 
-def assemble(measurements: tuple[Measurement, ...], *, headline: str, warnings: tuple[str, ...] = ()) -> Report:
-    """A report whose comparisons follow from its trials."""
+def retold(report: Report) -> Report:
+    """The report with the headline and the warnings that follow from it."""
+    return replace(report, headline=headline(report), warnings=warnings_of(report))
+
+
+def assemble(measurements: tuple[Measurement, ...], *, usage: Usage | None = None) -> Report:
+    """A report whose comparisons follow from its trials, and whose headline and warnings follow from those."""
     by_role = {role: [m for m in measurements if m.role == role] for role in ("baseline", "control", "candidate")}
     originals = [m for m in by_role["baseline"] if m.runtime.name == "onnxruntime"] or by_role["baseline"]
     controls = tuple(c for twin in by_role["control"] for c in control(originals[0], twin))
@@ -161,12 +199,13 @@ def assemble(measurements: tuple[Measurement, ...], *, headline: str, warnings: 
         for stage, seconds in (("load", 0.6), ("export", 4.2), ("int8", 9.5), ("score", 61.0))
     )
     paid = tuple(e for c in by_role["candidate"][:1] for b in baselines for e in break_even(b, c, stages))
-    return Report(
-        schema=1,
+    classifies = by_role["candidate"] and by_role["candidate"][0].score is not None
+    report = Report(
+        schema=SCHEMA,
         tool="compressor 0.0-fictional",
         created_utc="2030-01-02T03:04:05Z",
-        headline=headline,
-        warnings=warnings,
+        headline="",
+        warnings=(),
         model=ModelSummary("resnet8", "models/resnet8.pt2", "exported program", "cd" * 32, 330_000, 77_850, (IMAGE,)),
         task=TaskSummary("fashion-mnist (fictional scores)", "accuracy", False, 512, 10_000),
         methods=("int8",),
@@ -179,15 +218,17 @@ def assemble(measurements: tuple[Measurement, ...], *, headline: str, warnings: 
         settings={"method": "int8", "batch": 32, "max_loss": 0.01, "seed": 0, "data": None},
         command="compress --method int8 models/resnet8.pt2 --data fashion-mnist",
         notes=("Inputs were scaled to 0..1 (fictional).",),
+        confusion=moved(originals[0].arm, by_role["candidate"][0].arm) if classifies else None,
+        usage=usage,
     )
+    return retold(report)
 
 
 def build(meters: tuple[MeterInfo, ...] = (CPU_TIME_METER,), arms: tuple[Arm, ...] = ARMS, **options: object) -> Report:
     """A report of the usual four arms."""
-    headline = str(options.pop("headline", "Fictional headline: CPU time fell; energy was not measured here."))
-    warnings = tuple(options.pop("warnings", ()))  # type: ignore[call-overload]
+    usage = options.pop("usage", None)
     per_arm = tuple(measurement(arm, meters=meters, **options) for arm in arms)  # type: ignore[arg-type]
-    return assemble(per_arm, headline=headline, warnings=warnings)
+    return assemble(per_arm, usage=usage)  # type: ignore[arg-type]
 
 
 def swap(arms: tuple[Arm, ...], name: str, **changes: object) -> tuple[Arm, ...]:
@@ -196,51 +237,34 @@ def swap(arms: tuple[Arm, ...], name: str, **changes: object) -> tuple[Arm, ...]
 
 
 def estimated() -> Report:
-    return build(
-        headline="64 % less CPU time per inference than ONNX fp32; energy not measured here.",
-        warnings=("Energy is estimated from CPU time: no meter could be read on this machine.",),
-    )
+    return build(usage=USAGE)
 
 
 def measured() -> Report:
-    return build(
-        (RAPL,),
-        headline="64 % less energy per inference than ONNX fp32, measured by rapl; accuracy retained within 1 point.",
-    )
+    return build((RAPL,), usage=USAGE)
 
 
 def control_failed() -> Report:
-    arms = swap(ARMS, "ONNX fp32 (A/A)", cpu_ms=1.31)
-    return build((RAPL,), arms, headline="Void: the A/A control failed.", warnings=("The A/A control failed.",))
+    return build((RAPL,), swap(ARMS, "ONNX fp32 (A/A)", cpu_ms=1.31), usage=USAGE)
 
 
 def across_one() -> Report:
-    arms = swap(ARMS, "ONNX int8", cpu_ms=1.015)
-    return build((RAPL,), arms, noise=0.05, headline="No saving established: the interval holds 1.")
+    return build((RAPL,), swap(ARMS, "ONNX int8", cpu_ms=1.015), noise=0.05, usage=USAGE)
 
 
 def missing_domain() -> Report:
-    report = build((RAPL,), headline="64 % less energy per inference than ONNX fp32, measured by rapl.")
-    without = tuple(
-        replace(
-            m, trials=tuple(replace(t, energy_j={"rapl/package-0": t.energy_j["rapl/package-0"]}) for t in m.trials)
-        )
-        for m in report.measurements
-    )
-    return assemble(without, headline=report.headline, warnings=("rapl/dram gave no reading.",))
+    return build((RAPL,), missing=frozenset({"rapl/dram"}), usage=USAGE)
 
 
 def mixed() -> Report:
     """The candidate's energy is estimated by a meter that measured the baseline's."""
     report = measured()
     fake = replace(RAPL, provenance="estimated")
-    swapped = tuple(replace(m, meters=(fake,)) if m.role == "candidate" else m for m in report.measurements)
-    return assemble(swapped, headline="Energy is not comparable: measured in one arm, estimated in the other.")
+    return assemble(tuple(replace(m, meters=(fake,)) if m.role == "candidate" else m for m in report.measurements))
 
 
 def worse() -> Report:
-    arms = swap(ARMS, "ONNX int8", cpu_ms=5.6, correct=8700)
-    return build((RAPL,), arms, headline="Costs more: 5.5× the energy of ONNX fp32, measured by rapl; accuracy lost.")
+    return build((RAPL,), swap(ARMS, "ONNX int8", cpu_ms=5.6, correct=8700), usage=USAGE)
 
 
 def nothing_measured() -> Report:
@@ -251,17 +275,16 @@ def nothing_measured() -> Report:
         else m
         for m in report.measurements
     )
-    return assemble(arms, headline="Nothing measured: ONNX int8 finished no block.")
+    return assemble(arms)
 
 
 def synthetic() -> Report:
-    report = estimated()
     task = TaskSummary("synthetic", "agreement", True, 128, 1_000)
-    return replace(report, task=task, headline="64 % less CPU time; agreement on synthetic inputs, not accuracy.")
+    return retold(replace(estimated(), task=task, confusion=None))
 
 
 def no_task() -> Report:
-    return build(scored=False, headline="64 % less CPU time per inference; no task was given.")
+    return build(scored=False)
 
 
 CASES: dict[str, Callable[[], Report]] = {
@@ -281,6 +304,27 @@ CASES: dict[str, Callable[[], Report]] = {
 @pytest.fixture(scope="session")
 def reports() -> dict[str, Report]:
     return {name: make() for name, make in CASES.items()}
+
+
+class Pages(dict[str, str]):
+    """The page of every case, drawn when it is first asked for: the plots are what takes time."""
+
+    def __init__(self, reports: dict[str, Report]) -> None:
+        super().__init__()
+        self.reports = reports
+
+    def __missing__(self, case: str) -> str:
+        self[case] = render_html(self.reports[case])
+        return self[case]
+
+    def figures(self, case: str) -> dict[str, str]:
+        """The plots in a page, by their keys."""
+        return dict(re.findall(r'<figure id="figure-(\w+)">(<svg.*?</svg>)', self[case], re.DOTALL))
+
+
+@pytest.fixture(scope="session")
+def pages(reports: dict[str, Report], hostile: Report) -> Pages:
+    return Pages({**reports, "hostile": hostile})
 
 
 @pytest.fixture(scope="session")
@@ -306,14 +350,16 @@ def fictional_names() -> Callable[[str], Report]:
 @pytest.fixture(scope="session")
 def hostile() -> Report:
     """Every free text of a report holds what could break a format."""
-    nasty = "<script>alert(1)</script>\x1b[31mred\x1b[0m\n| `pipe` | **b** \u202ertl" + "x" * 10_000
+    # What a spreadsheet would take for a formula stands first.
+    nasty = "=cmd|' /C calc'!A0 <script>alert(1)</script>\x1b[31mred\x1b[0m\n| `pipe` | **b** \u202ertl" + "x" * 10_000
     report = estimated()
-    arms = {m.arm: f"{m.arm} {nasty}" for m in report.measurements}
+    bad_layers = tuple(replace(row, layer=f"{nasty}{i}", op=nasty) for i, row in enumerate(SENSITIVITY))
+    arms = {m.arm: f"{nasty} {m.arm}" for m in report.measurements}
     renamed = tuple(
         replace(
             m,
             arm=arms[m.arm],
-            artifact=replace(m.artifact, path=nasty, steps=(Step(nasty, {nasty: nasty}, (nasty,)),)),
+            artifact=replace(m.artifact, path=nasty, steps=(Step(nasty, {nasty: nasty}, (nasty,), bad_layers),)),
             runtime=replace(m.runtime, version=nasty, options={nasty: nasty}),
             kernels=m.kernels and replace(m.kernels, by_op={nasty: 1}, left={nasty: nasty}),
             environment=replace(m.environment, cpu=nasty, os=nasty, versions={nasty: nasty}),
@@ -321,9 +367,18 @@ def hostile() -> Report:
         )
         for m in report.measurements
     )
-    whole = assemble(renamed, headline=f"{nasty}", warnings=(nasty,))
+    whole = assemble(renamed, usage=USAGE)
+    confusion = moved(arms["ONNX fp32"], arms["ONNX int8"])
+    confusion = replace(
+        confusion,
+        classes=tuple(replace(one, name=f"{nasty}{i}") for i, one in enumerate(confusion.classes)),
+        flips=tuple(replace(one, target=nasty, before=nasty, after=nasty, text=nasty) for one in confusion.flips),
+    )
     return replace(
         whole,
+        headline=nasty,
+        warnings=(nasty,),
+        confusion=confusion,
         model=replace(whole.model, name=nasty, path=nasty, inputs=(replace(IMAGE, name=nasty),)),
         task=replace(whole.task, name=nasty, metric=nasty),
         settings={nasty: nasty},

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from compressor.report.markdown import render_markdown
+from compressor.report.markdown import escape, render_markdown
 from compressor.report.view import view
 
 
@@ -31,7 +31,7 @@ def test_hostile_text_opens_no_markup(hostile):
 def test_it_begins_with_the_verdict_and_holds_every_section(reports):
     report = reports["measured"]
     text = render_markdown(report)
-    assert text.splitlines()[4] == f"**{report.headline}**"
+    assert text.splitlines()[4] == f"**{escape(report.headline)}**"
     for section in view(report).sections:
         assert f"## {section.title}" in text
     assert f"```text\n{report.command}\n```" in text

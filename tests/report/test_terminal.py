@@ -18,7 +18,7 @@ def test_no_line_is_wider_than_the_terminal_and_colour_adds_no_word(case, report
     plain = render_terminal(reports[case])
     assert "\x1b" not in plain
     assert max(cell_len(line) for line in plain.splitlines()) <= 80
-    assert len(plain.splitlines()) <= 34
+    assert len(plain.splitlines()) <= 38
     coloured = render_terminal(reports[case], color=True)
     assert "\x1b[" in coloured
     lines = [ANSI.sub("", line).rstrip() for line in coloured.splitlines()]

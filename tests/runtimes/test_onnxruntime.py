@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.errors import RuntimeUnavailableError
 from compressor.results import TensorSpec
+from compressor.runtimes import onnxruntime
 from compressor.runtimes.onnxruntime import _float_types, _low_precision, open_session
 
 
@@ -150,3 +153,57 @@ def test_counting_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert open_session(path, 1).kernels().precision == "fp32"
     assert path.read_bytes() == before
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+class FakeSession:
+    """A fake of ONNX Runtime's session on a machine with a GPU: none is here."""
+
+    asked: ClassVar[list[object]] = []
+    starts = True
+
+    def __init__(self, path: str, options: object, providers: list[object]) -> None:
+        self.asked.append(providers)
+        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        self._names = names if self.starts else names[-1:]
+
+    def get_providers(self) -> list[str]:
+        return self._names
+
+    def get_inputs(self) -> list[object]:
+        return []
+
+    get_outputs = get_inputs
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "providers"),
+    [
+        (False, [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]),
+        (
+            True,
+            [
+                ("TensorrtExecutionProvider", {"device_id": 1}),
+                ("CUDAExecutionProvider", {"device_id": 1}),
+                "CPUExecutionProvider",
+            ],
+        ),
+    ],
+)
+def test_providers_of_a_gpu(tensorrt: bool, providers: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime.ort, "InferenceSession", FakeSession)
+    session = open_session(Path("m.onnx"), 1, "cuda:1", tensorrt)
+    assert FakeSession.asked[-1] == providers
+    assert session.info.device == "cuda:1"
+    assert (session.info.name, session.kernels() if tensorrt else None) == (
+        "onnxruntime-tensorrt" if tensorrt else "onnxruntime",
+        None,
+    )
+
+
+def test_a_provider_that_does_not_start_is_no_cpu_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime.ort, "InferenceSession", type("Off", (FakeSession,), {"starts": False}))
+    with pytest.raises(RuntimeUnavailableError) as caught:
+        open_session(Path("m.onnx"), 1, "cuda")
+    assert str(caught.value).startswith(
+        "m.onnx: CUDAExecutionProvider did not start, ONNX Runtime fell back to CPUExecutionProvider; "
+    )

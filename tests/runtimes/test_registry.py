@@ -9,6 +9,10 @@ import pytest
 from compressor.errors import RuntimeUnavailableError
 from compressor.runtimes.registry import open_session
 
+KNOWN = "onnxruntime, onnxruntime-tensorrt, openvino, openvino-bf16, torch, torch-compile"
+
+ENDINGS = "give one that ends in .onnx, .pt2, .safetensors"
+
 
 def test_importing_loads_no_runtime() -> None:
     code = (
@@ -26,12 +30,17 @@ def test_file_format_chooses_the_runtime(chain: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "runtime", "threads", "message"),
     [
-        ("m.onnx", "onnxruntim", 1, "no runtime 'onnxruntim'; did you mean 'onnxruntime'? known: onnxruntime, torch"),
+        ("m.onnx", "onnxruntim", 1, "no runtime 'onnxruntim'; did you mean 'onnxruntime'? known: " + KNOWN),
         ("m.onnx", "torch", 1, "{file}: torch does not open a '.onnx' file; use onnxruntime for it"),
         ("m.onnx", None, 0, "cannot run on 0 threads; give at least 1"),
         ("m.onnx", None, 1, "{file}: ONNX Runtime cannot load it: "),
         ("m.pt2", None, 1, "{file}: torch cannot load it: "),
-        ("m.tflite", None, 1, "{file}: no runtime opens a '.tflite' file; give one that ends in .onnx, .pt2"),
+        (
+            "m.tflite",
+            None,
+            1,
+            "{file}: no runtime opens a '.tflite' file; give one that ends in .onnx, .pt2, .safetensors",
+        ),
         ("gone/m.onnx", None, 1, "{file}: no such file; check the path"),
     ],
 )

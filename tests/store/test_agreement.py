@@ -1,6 +1,7 @@
 """Records (fictional) that were edited to disagree with themselves: each is refused, and the key is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -94,3 +95,33 @@ def test_estimated_joules_called_measured_are_refused(fictional, tmp_path):
     file.write_text(json.dumps(raw))
     with pytest.raises(OutputError, match=r"candidate.provenance is measured, but the meter's is estimated"):
         load_report(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "what"),
+    [
+        ({"baseline": "nobody"}, "confusion.baseline", "names the arm 'nobody', which was not measured"),
+        ({"broken": 6}, "confusion.broken", "is 6, but the classes add up to another number"),
+        ({"mended": 9}, "confusion.mended", "is 9, but the classes add up to 1"),
+    ],
+)
+def test_a_confusion_that_does_not_add_up_is_named(change, key, what, fictional):
+    report = fictional.measured()
+    told = replace(report, confusion=replace(report.confusion, **change))
+    assert (key, what) in list(disagreements(told))
+
+
+def test_a_class_that_counts_too_many_and_a_picture_that_is_none_are_named(fictional):
+    report = fictional.measured()
+    classes = (replace(report.confusion.classes[0], right_after=2000), *report.confusion.classes[1:])
+    flips = (replace(report.confusion.flips[0], picture='"><script>'),)
+    found = dict(disagreements(replace(report, confusion=replace(report.confusion, classes=classes, flips=flips))))
+    assert found["confusion.classes[0]"] == "counts more examples than it has"
+    assert found["confusion.flips[0].picture"] == "is not base64"
+
+
+def test_a_use_that_cannot_be_is_named(fictional):
+    report = fictional.measured()
+    found = dict(disagreements(replace(report, usage=replace(report.usage, pue=0.1, country="nowhere"))))
+    assert found["usage.pue"] == "is 0.1; a building draws at least what its computers do, so 1 or more"
+    assert found["usage.country"].startswith("is 'nowhere', which the table of carbon intensities does not have")

@@ -30,7 +30,7 @@ def test_a_report_comes_back_equal(case, fictional, tmp_path):
 
 def test_the_json_is_readable(fictional):
     text = dump_report(fictional.measured())
-    assert text.startswith('{\n  "schema": 1,\n  "tool": "compressor 0.0-fictional",\n')
+    assert text.startswith('{\n  "schema": 2,\n  "tool": "compressor 0.0-fictional",\n')
     assert text.endswith("}\n")
     assert (
         next(line for line in text.splitlines() if '"domains"' in line).strip() == '"domains": ["package-0", "dram"],'
@@ -115,8 +115,8 @@ def test_files_that_are_no_report(fictional, tmp_path):
 
 
 def test_a_newer_record_asks_for_an_upgrade(tmp_path):
-    assert refused(tmp_path / "r.json", '{"schema": 2}') == (
-        "written by a newer compressor (record version 2, this one reads up to 1); upgrade"
+    assert refused(tmp_path / "r.json", '{"schema": 3}') == (
+        "written by a newer compressor (record version 3, this one reads up to 2); upgrade"
     )
     assert refused(tmp_path / "r.json", '{"schema": 0}') == "unknown record version 0"
 
@@ -136,6 +136,21 @@ def test_an_older_record_goes_through_the_upgraders(fictional, tmp_path, monkeyp
 
     monkeypatch.setitem(records.UPGRADERS, 0, upgrade)
     assert load_report(file) == fictional.measured()
+
+
+def test_a_record_of_the_first_version_loads_without_what_came_later(fictional, tmp_path):
+    report = replace(fictional.measured(), confusion=None, usage=None)
+    raw = json.loads(dump_report(report))
+    del raw["confusion"], raw["usage"]
+    for measurement in raw["measurements"]:
+        del measurement["artifact"]["macs"]
+    raw["schema"] = 1
+    file = tmp_path / "first.json"
+    file.write_text(json.dumps(raw))
+    loaded = load_report(file)
+    bare = tuple(replace(m, artifact=replace(m.artifact, macs=None)) for m in report.measurements)
+    assert loaded == replace(report, measurements=bare)
+    assert loaded.schema == 2
 
 
 @pytest.mark.parametrize(

@@ -219,8 +219,8 @@ def test_content_that_does_not_fit(tmp_path, arrays, inputs, what):
         (
             LABELS,
             "f2",
-            "there is no metric 'f2'; did you mean 'r2'? known: accuracy, agreement, auc, balanced-accuracy, f1, mae, "
-            "mse, precision, r2, recall, rmse, top5",
+            "there is no metric 'f2'; did you mean 'r2'? known: accuracy, agreement, auc, balanced-accuracy, "
+            "exact-positions, f1, mae, mse, precision, r2, recall, rmse, token-accuracy, top5",
         ),
     ],
 )

@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+from compressor.report.moved import moved_section
+from compressor.results import ClassMoved
+
+
+def test_it_counts_and_shows_the_largest_change_first(reports):
+    section = moved_section(reports["measured"])
+    assert section.text == (
+        "8 of 10 000 test examples got another answer from ONNX int8 than from ONNX fp32: 5 that were right are wrong "
+        "now, 1 that were wrong are right now, 2 are wrong in another way.",
+    )
+    first = [cell.text for cell in section.tables[0].rows[0]]
+    assert first == ["class 3", "1 000", "91.9 %", "91.5 %", "−0.4"]
+    assert [(e.title, e.text, e.tone, bool(e.picture), e.quote) for e in section.examples] == [
+        ("Test example 17: now wrong", "class 3: class 3 → class 4", "bad", True, ""),
+        ("Test example 99: now right", "class 3: class 1 → class 3", "good", False, "a text of three"),
+    ]
+
+
+def test_few_examples_support_few_digits(reports):
+    report = reports["measured"]
+    classes = (ClassMoved("rare", 7, 5, 4, 1),)
+    told = moved_section(replace(report, confusion=replace(report.confusion, classes=classes, broken=1, mended=0)))
+    assert [cell.text for cell in told.tables[0].rows[0]] == ["rare", "7", "71 %", "57 %", "−14"]
+
+
+def test_many_classes_are_folded_up(reports):
+    report = reports["measured"]
+    classes = tuple(ClassMoved(f"c{i}", 100, 90, 90, 0) for i in range(200))
+    section = moved_section(replace(report, confusion=replace(report.confusion, classes=classes)))
+    assert len(section.tables[0].rows) == 30
+    assert section.details[0].summary == "The other 170 classes"
+    assert len(section.details[0].lines) == 170
+
+
+def test_no_classification_has_no_section_and_no_change_says_so(reports):
+    assert moved_section(reports["no task"]) is None
+    report = reports["measured"]
+    still = replace(report.confusion, broken=0, mended=0, moved=0, flips=())
+    assert moved_section(replace(report, confusion=still)).text == ("No answer changed on 10 000 test examples.",)
