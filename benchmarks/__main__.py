@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from benchmarks.arms import INT8, MIX, ONNX, PYTORCH, Made, Workshop, folder_of, known
+from benchmarks.arms import INT8, MIX, ONNX, PYTORCH, Made, Workshop, elsewhere, folder_of, known
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS
 from benchmarks.prepare import check_names
@@ -28,7 +28,8 @@ from compressor.results import Artifact, Comparison, Control, Environment, Measu
 MARGIN = 0.01
 """Accuracy that may be lost: one point."""
 
-METRICS = (compare.CPU_TIME, compare.WALL_TIME, compare.SIZE)
+METRICS = (compare.CPU_TIME, compare.WALL_TIME, compare.SIZE, "energy per inference")
+"""What metrics that are kept begin with; of energy there is one for each meter."""
 
 
 def measure(name: str, preset: str, batch: int) -> tuple[dict[str, Any], Environment]:
@@ -40,7 +41,7 @@ def measure(name: str, preset: str, batch: int) -> tuple[dict[str, Any], Environ
     Raises:
         MethodError: They are not made yet.
     """
-    found = {arm: known(name, arm) for arm in (PYTORCH, ONNX, INT8, MIX, *PEERS)}
+    found = {arm: known(name, arm) for arm in (PYTORCH, ONNX, INT8, MIX, *PEERS, *elsewhere(name))}
     missing = [arm for arm, made in found.items() if made is None]
     if missing:
         raise MethodError(f"has no {missing[0]}", where=name, mend=f"python -m benchmarks.prepare {name}")
@@ -55,7 +56,7 @@ def measure(name: str, preset: str, batch: int) -> tuple[dict[str, Any], Environ
 
 def _arm(case: str, made: Made, artifact: Artifact) -> Arm:
     role: Any = "baseline" if made.name in (PYTORCH, ONNX) else "candidate"
-    return Arm(made.name, role, artifact, folder_of(case) / artifact.path, None, made.kernels, made.score)
+    return Arm(made.name, role, artifact, folder_of(case) / artifact.path, made.runtime, made.kernels, made.score)
 
 
 def _summary(made: dict[str, Made], result: BenchmarkResult) -> dict[str, Any]:
@@ -101,13 +102,19 @@ def _row(arm: str, made: Made, of: dict[str, Measurement], controls: Sequence[Co
 
 
 def _ratios(comparison: Comparison) -> dict[str, Any]:
-    deltas = {d.metric: d for d in comparison.deltas}
-    score = comparison.score
     found: dict[str, Any] = {
-        metric: {"ratio": deltas[metric].ratio, "ci95": deltas[metric].ci95, "verdict": deltas[metric].verdict}
-        for metric in METRICS
-        if metric in deltas
+        d.metric: {
+            "ratio": d.ratio,
+            "ci95": d.ci95,
+            "verdict": d.verdict,
+            "value": d.candidate.value,
+            "unit": d.candidate.unit,
+            "provenance": d.candidate.provenance,
+        }
+        for d in comparison.deltas
+        if d.metric.startswith(METRICS)
     }
+    score = comparison.score
     if score is not None:
         found["score"] = {
             "loss": score.loss,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.cases import CASES, ROOT
 from benchmarks.fetch import HERE, cache, environment
 from compressor.environment import cpu_features
-from compressor.errors import MethodError
+from compressor.errors import CompressorError, MethodError
 from compressor.model.signature import one_line
 from compressor.results import Artifact, KernelCounts, Score
 from compressor.store.runfolder import write_beside
@@ -47,6 +47,7 @@ class Made:
         seconds: What making it took, training included; on whatever else the machine did meanwhile.
         about: How it was made, where its steps do not say so.
         error: Why it could not be made.
+        runtime: What runs it; ``None`` for the usual runtime of its format.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Made:
     seconds: float = 0.0
     about: str = ""
     error: str = ""
+    runtime: str | None = None
 
 
 def folder_of(case: str) -> Path:
@@ -88,6 +90,11 @@ def known(case: str, name: str) -> Made | None:
 
 def _record(case: str, name: str) -> Path:
     return folder_of(case) / f"{name.lower().replace(' ', '-')}.json"
+
+
+def elsewhere(case: str) -> dict[str, tuple[str, str]]:
+    """Name of each arm that runs a file on another runtime, to the file's own arm and that runtime."""
+    return {f"{arm} on {runtime}": (arm, runtime) for arm, runtime in CASES[case].elsewhere}
 
 
 class Workshop:
@@ -206,6 +213,21 @@ class Workshop:
                 except Exception as failure:
                     error = f"{type(failure).__name__}: {one_line(failure)}"
             save(self.name, Made(name, None, seconds=found["seconds"], about=found["about"], error=error))
+
+    def runtimes(self) -> None:
+        """Files that are there already, on other runtimes."""
+        from compressor.runtimes.registry import open_session
+
+        for name, (source, runtime) in elsewhere(self.name).items():
+            made = known(self.name, source)
+            if made is None or made.artifact is None:
+                raise MethodError(f"{source} is not made yet", where=self.name, mend="run it without --only")
+            try:
+                session = open_session(self.folder / made.artifact.path, runtime, threads=THREADS)
+                score = self.task.evaluate(session.predict)
+                save(self.name, replace(made, name=name, score=score, kernels=session.kernels(), runtime=runtime))
+            except CompressorError as failure:
+                save(self.name, Made(name, None, error=str(failure)))
 
     def _place(self, name: str) -> Path:
         """An empty folder for an arm's files."""

@@ -34,6 +34,7 @@ class Case:
         about: Model, data and split in a phrase.
         peer_epochs: Passes over the training part that the pruning peer is fine-tuned for, as many as distillation
             has unless that would take too long.
+        elsewhere: Arms that are measured on another runtime too, and which.
         changed: Settings of the recipe's methods that differ for this model.
     """
 
@@ -43,6 +44,7 @@ class Case:
     recipe: str
     about: str
     peer_epochs: int = 0
+    elsewhere: tuple[tuple[str, str], ...] = ()
     changed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -168,6 +170,14 @@ CASES = {
         "transformer-encoder",
         "MiniLM-L6, Reuters R8 at 64 tokens, 2 189 official test texts",
         peer_epochs=1,
+        elsewhere=(
+            ("PyTorch fp32", "torch-compile"),
+            ("ONNX fp32", "openvino"),
+            ("ONNX fp32", "openvino-bf16"),
+            ("int8", "openvino"),
+            ("mix", "openvino"),
+            ("optimum dynamic", "openvino"),
+        ),
     ),
     "shuttle": Case(
         _trained("shuttle", _sensors, epochs=3, peak_rate=0.1, batch=256),

@@ -199,7 +199,11 @@ def main(prompt_tokens: int, new_tokens: int, threads: int, blocks: int, window_
             }
         )
     options = click.get_current_context().params
-    changed = [f"--{p.name.replace('_', '-')} {options[p.name]}" for p in main.params if options[p.name] != p.default]
+    changed = [
+        f"--{p.name.replace('_', '-')} {options[p.name]}"
+        for p in click.get_current_context().command.params
+        if p.name != "prepare" and options[p.name] != p.default
+    ]
     found = {
         "model": "SmolLM2-135M-Instruct, GGUF Q4_1 made float32",
         "text": ready.notes,

@@ -11,14 +11,14 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import click
 
 # Threads that wait at a barrier give their core away; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from benchmarks.arms import INT8, MIX, MIX_FP32, ONNX, PYTORCH, Workshop, known
+from benchmarks.arms import INT8, MIX, MIX_FP32, ONNX, PYTORCH, Workshop, elsewhere, known
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS
 from compressor.environment import cpu_features
@@ -28,13 +28,14 @@ if {"avx512_bf16", "amx_bf16"} & set(cpu_features()):
     # Distillation's products in bfloat16, at half the time; weights and what is measured stay as they are.
     os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
 
-PARTS: dict[str, tuple[Callable[[Workshop], None], tuple[str, ...]]] = {
-    "baseline": (Workshop.baselines, (PYTORCH, ONNX)),
-    "mix": (Workshop.trained, (MIX_FP32,)),
-    "int8": (Workshop.quantized, (INT8, MIX)),
-    "peers": (Workshop.peers, PEERS),
+PARTS: dict[str, tuple[Callable[[Workshop], None], Callable[[str], Iterable[str]]]] = {
+    "baseline": (Workshop.baselines, lambda case: (PYTORCH, ONNX)),
+    "mix": (Workshop.trained, lambda case: (MIX_FP32,)),
+    "int8": (Workshop.quantized, lambda case: (INT8, MIX)),
+    "peers": (Workshop.peers, lambda case: PEERS),
+    "runtimes": (Workshop.runtimes, elsewhere),
 }
-"""Part to what makes it, and the arms it makes; each part needs those before it."""
+"""Part to what makes it, and to the arms of a case that it makes; each part needs those before it."""
 
 
 @click.command()
@@ -49,7 +50,7 @@ def main(names: tuple[str, ...], only: str | None) -> None:
         print(f"{name}: {CASES[name].about}", flush=True)
         workshop, started = Workshop(name), time.perf_counter()
         for part, (make, arms) in PARTS.items():
-            if part == only or (only is None and any(known(name, arm) is None for arm in arms)):
+            if part == only or (only is None and any(known(name, arm) is None for arm in arms(name))):
                 make(workshop)
         print(f"{name}: ready, {time.perf_counter() - started:.0f} s", flush=True)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.errors import RecipeError
-from compressor.rules import Rule, parse_rules, touched
+from compressor.rules import Rule, decide, parse_rules, touched
 
 LAYERS = {
     "stem": "conv2d",
@@ -74,6 +74,26 @@ def test_errors(lines: list[str], message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         touched(LAYERS, parse_rules(lines))
     assert str(caught.value) == message
+
+
+NODES = {"stem/Conv": "Conv", "head/Gemm": "Gemm", "head/Gemm_2": "Gemm", "/features/0/Conv": "Conv"}
+
+
+def test_node_of_a_graph_is_meant_by_its_layers_name() -> None:
+    assert touched(NODES, parse_rules(["exclude head"])) == {"stem/Conv", "/features/0/Conv"}
+    assert touched(NODES, parse_rules(["exclude head/Gemm"])) == NODES.keys() - {"head/Gemm"}
+    assert touched(NODES, parse_rules(["include /features/*"])) == {"/features/0/Conv"}
+
+
+def test_rule_that_says_how_does_not_say_which_others() -> None:
+    rules = parse_rules(["dynamic head", "exclude stem"], ("dynamic", "static"))
+    assert touched(NODES, rules) == NODES.keys() - {"stem/Conv"}
+    assert {name: rule.scheme for name, rule in decide(NODES, rules).items()} == {
+        "head/Gemm": "dynamic", "head/Gemm_2": "dynamic", "stem/Conv": "",
+    }  # fmt: skip
+    assert [str(rule) for rule in rules] == ["dynamic head", "exclude stem"]
+    with pytest.raises(RecipeError, match="a rule cannot start with 'dynamic'"):
+        parse_rules(["dynamic head"])
 
 
 def test_model_without_layers() -> None:

@@ -1,8 +1,9 @@
 """Make the peers' files of a case: ``python -m benchmarks.peers.make CASE FOLDER EPOCHS THREADS``.
 
-It runs in the peers' environment. It gets ``fp32/model.onnx`` and ``calibration.npz`` in the folder (and the trained weights and training data from the
-suite's cache) and writes ``peers/….onnx`` and ``peers/peers.json`` there. Every peer is used as its own documentation
-shows, with its defaults; what is not a default is said in ``about``. One that fails is recorded with its message.
+It runs in the peers' environment. It gets ``fp32/model.onnx`` and ``calibration.npz`` in the folder (and the trained
+weights and training data from the suite's cache) and writes ``peers/….onnx`` and ``peers/peers.json`` there. Every peer
+is used as its own documentation shows, with its defaults; what is not a default is said in ``about``. One that fails is
+recorded with its message.
 """
 
 from __future__ import annotations

@@ -198,6 +198,11 @@ def _plot(front: Front, number: int, name: str) -> tuple[str, str]:
             axes.annotate(
                 plain(_name(p.entry, _NAME)), (x, y), (6, -11), textcoords="offset points", color=INK, fontsize=8.5
             )
+        for p in beaten if len(front.points) <= _LABELLED else ():
+            at = p.cost.value / scale, p.score.value * up
+            axes.annotate(
+                plain(_name(p.entry, _NAME)), at, (5, 5), textcoords="offset points", color=INK, fontsize=7.5, alpha=0.8
+            )
         axes.margins(x=0.22, y=0.18)
         axes.set_xlabel(plain(f"{clean(group.cost, 60)}, {unit}"))
         axes.set_ylabel(

@@ -102,9 +102,15 @@ def test_what_has_no_score_or_no_cost_is_in_no_front(fictional):
 RUN = RunRow(
     "", "bench", "", "", "m", "t", "t", "accuracy", False, "", *([None] * 5), folder=None, command=""
 )  # fmt: skip
-ARM = {name: None for name in ArmRow.__dataclass_fields__} | {
-    "role": "candidate", "workload": "", "score_unit": "fraction", "higher_is_better": True, "batch": 1, "threads": 1, "size_bytes": 1,
-}  # fmt: skip
+ARM = dict.fromkeys(ArmRow.__dataclass_fields__) | {
+    "role": "candidate",
+    "workload": "",
+    "score_unit": "fraction",
+    "higher_is_better": True,
+    "batch": 1,
+    "threads": 1,
+    "size_bytes": 1,
+}
 
 
 @settings(deadline=None, max_examples=60)

@@ -16,7 +16,7 @@ from compressor.model.base import TorchModel
 from compressor.passes.base import Context
 from compressor.passes.graph import Removed
 from compressor.passes.grouping import same_share
-from compressor.passes.hf_prune import TransformerGraph, channel_graph
+from compressor.passes.hf_prune import TransformerGraph
 from compressor.passes.importance import importance
 from compressor.passes.prune import Prune
 from compressor.task.base import Examples
@@ -25,7 +25,7 @@ FREE = ["bert", "distilbert", "roberta classes", "albert", "vit"]
 """Kinds whose layers may have different numbers of heads."""
 
 
-def labelled(model: TorchModel, count: int = 24) -> Context:
+def labelled(model: TorchModel, count: int = 8) -> Context:
     x = data(model.module.hf, count)
     y = np.random.default_rng(1).integers(0, 2, count)
     return Context(Digits(Examples(x, y), Examples(x, None)), teacher=model)
@@ -53,7 +53,7 @@ def heads(config: Any) -> list[int]:
 
 @pytest.mark.parametrize("name", [*FREE, "gpt2", "llama", "wav2vec2"])
 def test_what_is_left_computes_what_the_cut_graph_does_and_loads_again(name: str, tmp_path: Path) -> None:
-    model = small(name)
+    model = small(name, free=name == "bert")
     before = {key: value.clone() for key, value in model.module.state_dict().items()}
     config = model.module.hf.config.to_dict()
     graph = TransformerGraph(model)
@@ -78,7 +78,7 @@ def test_what_is_left_computes_what_the_cut_graph_does_and_loads_again(name: str
 
 @pytest.mark.parametrize("kind", ["magnitude", "taylor", "random"])
 def test_a_share_of_the_operations_goes_by_importance(kind: Any) -> None:
-    model = small("bert")
+    model = small("bert", free=False)
     smaller = Prune(flops=0.3, importance=kind).apply(model, labelled(model))
     step = smaller.steps[-1]
     assert 0.3 <= float(step.settings["removed_flops"] or 0) < 0.42
@@ -87,7 +87,7 @@ def test_a_share_of_the_operations_goes_by_importance(kind: Any) -> None:
 
 
 def test_unimportant_heads_go_wherever_they_are() -> None:
-    model = small("bert")
+    model = small("bert", free=False)
     layer = model.module.hf.bert.encoder.layer
     with torch.no_grad():
         for block, head in ((0, 1), (0, 2), (1, 0)):
@@ -103,7 +103,7 @@ def test_unimportant_heads_go_wherever_they_are() -> None:
 
 
 def test_pruned_twice_remembers_the_first_heads(tmp_path: Path) -> None:
-    model = small("bert")
+    model = small("bert", free=False)
     first = Prune(flops=0.2).apply(model, labelled(model))
     second = Prune(flops=0.2).apply(first, labelled(model))
     once, twice = (made.module.hf.config.pruned_heads for made in (first, second))
@@ -113,7 +113,7 @@ def test_pruned_twice_remembers_the_first_heads(tmp_path: Path) -> None:
 
 
 def test_steps_with_fine_tuning_stay_a_hugging_face_model(tmp_path: Path) -> None:
-    model = small("bert")
+    model = small("bert", free=False)
     smaller = Prune(parameters=0.2, steps=2, finetune_epochs=1).apply(model, labelled(model))
     step = smaller.steps[-1]
     assert step.settings["learning_rate"] == 5e-5
@@ -123,22 +123,21 @@ def test_steps_with_fine_tuning_stay_a_hugging_face_model(tmp_path: Path) -> Non
 
 def test_time_is_searched_for_here_too() -> None:
     def seconds(model: TorchModel) -> float:  # stands for a clock
-        graph = channel_graph(model)
-        return 1e-3 + 1e-9 * graph.flops(graph.none)
+        return 1e-3 + 1e-7 * sum(p.numel() for p in model.module.parameters())
 
-    model = small("bert")
+    model = small("bert", free=False)
     context = Context(labelled(model).task, measure=seconds)
     smaller = Prune(time=0.1).apply(model, context)
     assert 1 - seconds(smaller) / seconds(model) >= 0.1
 
 
 def test_keys_and_values_that_heads_share_go_with_all_of_them(tmp_path: Path) -> None:
-    model = small("llama")
+    model = small("llama", free=False)
     smaller = Prune(flops=0.4).apply(model, labelled(model))
     config = smaller.module.hf.config
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (2, 1, 8)
     assert "Heads per layer, those with keys and values of their own: 2 → 1." in smaller.steps[-1].notes
-    assert {spec.shape for spec in smaller.inputs if "past" in spec.name} == {(None, 1, None, 8)}
+    assert {spec.shape[1] for spec in smaller.inputs if "past" in spec.name} == {1}
     made = smaller.module.hf.generate(torch.ones(1, 3, dtype=torch.int64), max_new_tokens=2, do_sample=False)
     assert made.shape == (1, 5)
 
@@ -151,7 +150,7 @@ def test_keys_and_values_that_heads_share_go_with_all_of_them(tmp_path: Path) ->
     ],
 )
 def test_heads_that_have_to_stay_are_named(name: str, remark: str) -> None:
-    model = small(name)
+    model = small(name, free=False)
     smaller = Prune(parameters=0.1).apply(model, labelled(model))
     assert remark in smaller.steps[-1].notes
     rule = Prune(
@@ -163,7 +162,7 @@ def test_heads_that_have_to_stay_are_named(name: str, remark: str) -> None:
 
 
 def test_widths_that_are_one_for_all_layers_go_in_all_or_in_none() -> None:
-    model = small("bert")
+    model = small("bert", free=False)
     with pytest.raises(MethodError) as caught:
         Prune(rules=("exclude *layer.0.intermediate*",)).apply(model, labelled(model))
     assert str(caught.value) == (
@@ -173,7 +172,7 @@ def test_widths_that_are_one_for_all_layers_go_in_all_or_in_none() -> None:
 
 
 def test_a_network_of_convolutions_becomes_a_graph() -> None:
-    model = small("resnet")
+    model = small("resnet", free=False)
     smaller = Prune(parameters=0.2, round_to=1).apply(model, labelled(model))
     assert (
         "The result is an exported program: a resnet configuration cannot say such widths." in smaller.steps[-1].notes
@@ -183,7 +182,7 @@ def test_a_network_of_convolutions_becomes_a_graph() -> None:
 
 
 def test_taylor_looks_at_the_labels() -> None:
-    model = small("bert")
+    model = small("bert", free=False)
     graph = TransformerGraph(model)
     one, other = labelled(model), labelled(model)
     flipped = Examples(other.task.training().inputs, 1 - other.task.training().targets)  # type: ignore[union-attr, operator]

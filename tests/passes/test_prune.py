@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from topologies import mobilenet_v2_binary, settle, topology, torch_model
+from topologies import settle, topology, torch_model
 from torch import Tensor, nn
 
 from compressor.errors import MethodError, RecipeError
@@ -347,8 +347,17 @@ def perceptron() -> nn.Module:
 def encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
     return nn.Sequential(
-        nn.Linear(5, 32), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(32, 3)
+        nn.Linear(5, 32), nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(32, 3)
     )
+
+
+def mobilenet() -> nn.Module:
+    """MobileNetV2 with its first kinds of block; the whole of it is pruned in ``test_graph``."""
+    import mobilenet as blocks  # topologies puts the examples on the path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "_STAGES", ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 2)))
+        return blocks.MobileNetV2(2)
 
 
 def residual() -> nn.Module:
@@ -358,7 +367,7 @@ def residual() -> nn.Module:
 
 
 REAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "mobilenet": (mobilenet_v2_binary, (3, 32, 32)),
+    "mobilenet": (mobilenet, (3, 16, 16)),
     "resnet": (residual, (1, 16, 16)),
     "signal": (signal, (6, 40)),
     "perceptron": (perceptron, (9,)),

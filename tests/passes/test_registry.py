@@ -30,7 +30,7 @@ def test_every_method_can_be_made() -> None:
         (
             "int8",
             {"by_rul": True},
-            "int8: has no setting 'by_rul'; did you mean 'by_rule'? known: by_rule, max_error",
+            "int8: has no setting 'by_rul'; did you mean 'by_rule'? known: by_rule, max_error, rules",
         ),
         (
             "int8-static",
