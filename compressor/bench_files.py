@@ -56,6 +56,8 @@ def copy_model(
         model = load_model(file, hf_task=hf_task, trust_remote_code=trust_remote_code)
     else:
         model = load_model(file)
+    # What runs is the same model in a new file: what identifies it is the user's own.
+    about = model.summary
     if isinstance(model, OnnxModel):
         if runtime is not None and not takes_onnx:
             raise RuntimeUnavailableError(
@@ -63,13 +65,13 @@ def copy_model(
             )
         path = place / "model.onnx"
         copy_onnx(model.path, path)
-        return replace(describe_onnx(path, ()), path=str(file)), path
+        own = replace(describe_onnx(path, ()), path=str(file), sha256=about.sha256, size_bytes=about.size_bytes)
+        return own, path
     if takes_onnx:
         path = place / "model.onnx"
         return replace(export_onnx(model, path), path=str(file)), path
     written = export_torch(model, place)
-    # The same model in a new file: what identifies it is the user's own.
-    own = replace(written, path=str(file), sha256=model.summary.sha256, size_bytes=model.summary.size_bytes)
+    own = replace(written, path=str(file), sha256=about.sha256, size_bytes=about.size_bytes)
     return own, place / written.path
 
 

@@ -233,9 +233,7 @@ def test_files_that_bench_does_not_take(files: tuple[Path, Path], tmp_path: Path
             run_bench(BenchJob(paths, preset="quick", meters=("cpu-time",), **options))
         return str(caught.value)
 
-    assert told(tmp_path) == (
-        f"{tmp_path}: is a folder; Hugging Face folders cannot be measured yet; name an .onnx or .pt2 file"
-    )
+    assert told(tmp_path) == (f"{tmp_path}: is a folder; name the model file in it")
     torch.save(Mlp().state_dict(), tmp_path / "weights.pt")
     assert told(tmp_path / "weights.pt") == (
         f"{tmp_path / 'weights.pt'}: is a state dict; bench takes ONNX files and exported programs; "

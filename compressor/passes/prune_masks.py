@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from compressor.errors import MethodError
 from compressor.passes.base import Context
+from compressor.passes.checkpoint import copy_of
+from compressor.passes.hf_rebuild import hugging_face, without_cache
 from compressor.results import Step
 from compressor.rules import parse_rules, touched
 
@@ -54,7 +56,7 @@ class PruneUnstructured:
 
         from compressor.passes.graph import ChannelGraph
 
-        graph = ChannelGraph(model)
+        graph = ChannelGraph(without_cache(model))
         layers = _layers(graph, self.rules, self.name)
         sizes = torch.cat([graph.parameters[layer.weight].detach().abs().flatten() for layer in layers])
         count = round(self.fraction * sizes.numel())
@@ -68,7 +70,7 @@ class PruneUnstructured:
         }
         notes = (SAVES_NOTHING, f"{count:,} of {sizes.numel():,} weights in {len(layers)} layers are 0.")
         return _masked(
-            graph, masks, Step(self.name, {"fraction": self.fraction, "rules": "; ".join(self.rules)}, notes)
+            model, graph, masks, Step(self.name, {"fraction": self.fraction, "rules": "; ".join(self.rules)}, notes)
         )
 
 
@@ -97,7 +99,7 @@ class Prune24:
         """
         from compressor.passes.graph import ChannelGraph
 
-        graph = ChannelGraph(model)
+        graph = ChannelGraph(without_cache(model))
         masks, left = {}, []
         for layer in _layers(graph, self.rules, self.name):
             weight = graph.parameters[layer.weight].detach()
@@ -113,7 +115,7 @@ class Prune24:
         notes = [SAVES_NOTHING, f"{zeros:,} weights in {len(masks)} layers are 0."]
         if left:
             notes.append(f"Left alone, as their inputs do not come in fours: {', '.join(left)}.")
-        return _masked(graph, masks, Step(self.name, {"rules": "; ".join(self.rules)}, tuple(notes)))
+        return _masked(model, graph, masks, Step(self.name, {"rules": "; ".join(self.rules)}, tuple(notes)))
 
 
 _PLAIN = frozenset({"conv1d", "conv2d", "conv3d"})
@@ -153,9 +155,14 @@ def _layers(graph: ChannelGraph, rules: tuple[str, ...], where: str) -> list[Lay
     return [layer for name, layer in layers.items() if name in chosen]
 
 
-def _masked(graph: ChannelGraph, masks: Mapping[str, Tensor], step: Step) -> TorchModel:
+def _masked(model: TorchModel, graph: ChannelGraph, masks: Mapping[str, Tensor], step: Step) -> TorchModel:
     from compressor.passes.rewriting import own_weights, retraced, set_weight
 
+    if hugging_face(model.module) is not None:  # stays one: nothing of its shape changes
+        same = copy_of(model.module)
+        for name, mask in masks.items():
+            same.get_parameter(name).data.mul_(mask)
+        return replace(model, module=same, steps=(*model.steps, step))
     module = graph.program.module(check_guards=False)
     for name, weight in own_weights(graph, module).items():
         if name in masks:

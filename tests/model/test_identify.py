@@ -40,8 +40,9 @@ def test_a_link_to_a_model_is_fine(saved, tmp_path):
     assert identify(tmp_path / "link.pt") is FileKind.EXPORTED_PROGRAM
 
 
-def test_only_two_kinds_say_what_goes_in():
-    assert {k for k in FileKind if k.has_signature} == {FileKind.EXPORTED_PROGRAM, FileKind.ONNX}
+def test_only_three_kinds_say_what_goes_in():
+    wanted = {FileKind.EXPORTED_PROGRAM, FileKind.ONNX, FileKind.HUGGING_FACE}
+    assert {k for k in FileKind if k.has_signature} == wanted
 
 
 def test_torch_is_not_imported(saved):

@@ -392,15 +392,20 @@ def test_half_of_the_operations_of_a_real_network_go(name: str, tmp_path: Path) 
     np.testing.assert_allclose(given, expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
+def by_weights(model: TorchModel) -> float:
+    """Another clock of this test's own."""
+    return 1e-4 + 1e-8 * parameters(model.module)
+
+
 def test_a_clock_that_stumbles_is_asked_again() -> None:
     stumbles = iter([False, False, True])
 
     def seconds(model: TorchModel) -> float:  # stands for a clock on a busy machine
-        return pretended(model) * (3 if next(stumbles, False) else 1)
+        return by_weights(model) * (3 if next(stumbles, False) else 1)
 
     model, context = convnet(), Context(Labelled(), measure=seconds)  # type: ignore[arg-type]
     smaller = Prune(time=0.5, round_to=1).apply(model, context)
-    assert 0.5 <= 1 - pretended(smaller) / pretended(model) < 0.56
+    assert 0.5 <= 1 - by_weights(smaller) / by_weights(model) < 0.56
 
 
 def test_time_in_several_steps_is_measured_at_the_end() -> None:
@@ -408,11 +413,9 @@ def test_time_in_several_steps_is_measured_at_the_end() -> None:
 
     def seconds(model: TorchModel) -> float:
         timed.append(model)
-        return pretended(model)
+        return by_weights(model)
 
     model, context = convnet(), Context(Labelled(), measure=seconds)  # type: ignore[arg-type]
     smaller = Prune(time=0.4, steps=2, round_to=1).apply(model, context)
-    assert ChannelGraph(timed[-1]).flops(ChannelGraph(timed[-1]).none) == ChannelGraph(smaller).flops(
-        ChannelGraph(smaller).none
-    )
+    assert timed[-1].module is smaller.module
     assert len(timed) <= 10

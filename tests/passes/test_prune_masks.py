@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_transformers import answer, reloaded, small
 from topologies import topology, torch_model
 from torch import nn
 
@@ -109,3 +111,12 @@ def test_errors(method: PruneUnstructured | Prune24, module: nn.Module, message:
     with pytest.raises(MethodError) as caught:
         method.apply(torch_model(module, torch.randn(2, 6)), NO_DATA)
     assert str(caught.value) == message
+
+
+def test_a_hugging_face_model_stays_one(tmp_path: Path) -> None:
+    model = small("bert", free=False)
+    made = PruneUnstructured(fraction=0.5).apply(model, NO_DATA)
+    weight = made.module.get_parameter("hf.bert.encoder.layer.0.attention.self.query.weight")
+    assert 0.3 < float((weight == 0).float().mean()) < 0.7
+    assert not bool((model.module.get_parameter("hf.bert.encoder.layer.0.attention.self.query.weight") == 0).any())
+    torch.testing.assert_close(answer(reloaded(made, tmp_path)), answer(made), rtol=0, atol=0)
