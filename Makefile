@@ -38,6 +38,7 @@ bench: $(VENV)/.installed  ## Measure the suite; hours on a quiet machine.
 
 schema: $(VENV)/.installed  ## Write the published JSON Schemas anew.
 	$(BIN)/python -m compressor.store.records
+	$(BIN)/python -m compressor.recipe
 
 clean:  ## Remove the environment and what the tools left.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -21,7 +21,7 @@ from benchmarks.recording import save
 from compressor import compare
 from compressor.benchmark.plan import make_plan
 from compressor.benchmark.runner import Arm, BenchmarkResult, run_benchmark
-from compressor.errors import CompressorError, MethodError
+from compressor.errors import CompressorError, MeasurementError, MethodError
 from compressor.report import numbers
 from compressor.results import Artifact, Comparison, Control, Environment, Measurement
 
@@ -40,6 +40,7 @@ def measure(name: str, preset: str, batch: int) -> tuple[dict[str, Any], Environ
 
     Raises:
         MethodError: They are not made yet.
+        MeasurementError: No block was sound, for instance because the machine is busy.
     """
     found = {arm: known(name, arm) for arm in (PYTORCH, ONNX, INT8, MIX, *PEERS, *elsewhere(name))}
     missing = [arm for arm, made in found.items() if made is None]
@@ -51,6 +52,9 @@ def measure(name: str, preset: str, batch: int) -> tuple[dict[str, Any], Environ
     arms.append(replace(twin, name=f"{ONNX} (A/A)", role="control"))
     plan = make_plan(preset, batch=batch)
     result = run_benchmark(arms, Workshop(name).task.test().inputs, plan)
+    if not result.measurements[0].trials:
+        why = "; ".join(result.warnings) or "every block was discarded"
+        raise MeasurementError(why, where=name, mend="run it on a machine that does nothing else")
     return _summary(made, result), result.measurements[0].environment
 
 

@@ -236,8 +236,8 @@ def test_files_that_bench_does_not_take(files: tuple[Path, Path], tmp_path: Path
     assert told(tmp_path) == (f"{tmp_path}: is a folder; name the model file in it")
     torch.save(Mlp().state_dict(), tmp_path / "weights.pt")
     assert told(tmp_path / "weights.pt") == (
-        f"{tmp_path / 'weights.pt'}: is a state dict; bench takes ONNX files and exported programs; "
-        "'compress MODEL' writes both from it, to baseline/ of its folder"
+        f"{tmp_path / 'weights.pt'}: is a state dict; bench takes ONNX files, exported programs, Hugging Face folders "
+        "and what the torchao methods write; 'compress MODEL' writes the first two from it, to baseline/ of its folder"
     )
     wide = save_chain(tmp_path / "wide.onnx", width=128)
     assert told(files[0], wide) == (

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import ModelError, UnsafeFileError, nearest
-from compressor.model.base import safe_name
 
 EXTRA = "pip install 'compressor[hf]'"
 
@@ -84,6 +83,8 @@ class Folder:
 
 def folder_name(path: Path) -> str:
     """A folder's short name, safe as the name of another; of a hub's snapshot, named by its commit, ``org-name``."""
+    from compressor.model.base import safe_name
+
     path = path.resolve()
     found = path.name
     if path.parent.name == "snapshots":

@@ -71,7 +71,7 @@ def rebuilt(module: nn.Module, config: Any, weights: dict[str, Tensor], where: s
 def with_module(model: TorchModel, module: HuggingFaceModule) -> TorchModel:
     """A model with a smaller module in it: of a causal model's cache, what has gone with layers and heads is gone."""
     config: Any = module.hf.config
-    heads = int(getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0))
+    heads: Any = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0)
     inputs, examples = [], []
     for spec, example in zip(model.inputs, model.example_inputs, strict=True):
         layer = _CACHE.match(spec.name)

@@ -49,8 +49,9 @@ def predict(
         outputs: The model's outputs; one called ``start_logits`` with ``end_logits`` behind it is only half an answer.
 
     Returns:
-        The first output, ``(batch, …)``; of a model that finds answers both ends, ``(batch, 2, …)``. With a fixed batch axis the inputs go through in pieces of that size, the
-        last one padded with its last example and cut again.
+        The first output, ``(batch, …)``; of a model that finds answers both ends, ``(batch, 2, …)``. With a fixed
+        batch axis the inputs go through in pieces of that size, the last one padded with its last example and cut
+        again.
 
     Raises:
         DataError: The inputs do not fit the model.

@@ -137,7 +137,7 @@ def test_truncated_safetensors(saved, tmp_path):
         (
             bytes(range(200, 250)),
             "is no kind of model that is known (it starts with the bytes c8 c9 ca cb cc cd ce cf); known: exported "
-            "program, TorchScript, state dict, safetensors, pickled module, ONNX",
+            "program, TorchScript, state dict, safetensors, pickled module, ONNX, Hugging Face folder",
         ),
     ],
 )

@@ -307,6 +307,22 @@ def test_inputs_are_changed_by_the_users_callable(tmp_path: Path) -> None:
     assert run(module, settings) != plain
 
 
+def test_whoever_listens_hears_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from compressor.passes import loop
+
+    monkeypatch.setattr(loop, "TELL_EVERY", 0.0)
+    heard: list[tuple[float, float, str]] = []
+    held = replace(context(task(300)), on_progress=lambda done, total, text: heard.append((done, total, text)))
+    finetune(net(), held, epochs=2, batch=100)
+    assert len(heard) == 2 * (3 + 1)  # three steps and a validation
+    assert all(0 <= done <= total for done, total, _ in heard)
+    assert heard[0][2].startswith("finetune: epoch 1 of 2, loss 2.")
+    assert heard[3][2].startswith("finetune: epoch 1 of 2, validation loss ")
+    assert heard[-1][0] == pytest.approx(heard[-1][1])
+
+
 def test_the_rate_rises_then_falls_to_nothing() -> None:
     rates = [rate(step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
