@@ -77,7 +77,7 @@ KNOWN_METERS = "battery, cpu-time, exec, hwmon, log, nvml, pyrapl, rapl, replay"
         (["inspect"], "Missing argument 'MODEL'."),
         (["bench"], "Missing argument 'A B...'."),
         (["bench", "nowhere.onnx"], "nowhere.onnx: no such file; check the path"),
-        (["bench", "."], ".: is a folder; Hugging Face folders cannot be measured yet; name an .onnx or .pt2 file"),
+        (["bench", "."], ".: is a folder; name the model file in it"),
         (["bench", "{demo}", "--batch", "1,many"], "'many' is not a number; give one or several such as 1,8,32"),
         (["bench", "{demo}", "--threads", "0"], "--threads: must be at least 1, not 0"),
         (["bench", "{demo}", "--runtime", "onxruntime"], "no runtime 'onxruntime'; did you mean 'onnxruntime'?"),
