@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+from chains import save_chain
 
 # Before torch is imported anywhere: the test processes share the cores, and their threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest
-from chains import save_chain
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: tests send it to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
