@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,3 +182,34 @@ def test_weight_of_a_product_moves_by_at_most_half_a_scale(weight: np.ndarray, r
     _, whole = quantize_symmetric(weight[None], reduce_range)
     assert whole.shape == ()
     assert np.all((scale <= whole) | (np.abs(weight).max(axis=0) == 0))
+
+
+def test_pooling_behind_a_float_layer_stays_float(tmp_path: Path) -> None:
+    """ONNX Runtime would quantize in front of it, and pool uint8 with the channels first."""
+    weights = np.random.default_rng(0).normal(size=(2, 8, 8, 3, 3)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Conv", ["x", "w0"], ["a"], name="a", pads=[1, 1, 1, 1]),
+            onnx.helper.make_node("MaxPool", ["a"], ["b"], name="b", kernel_shape=[2, 2], strides=[2, 2]),
+            onnx.helper.make_node("Conv", ["b", "w1"], ["y"], name="y", pads=[1, 1, 1, 1]),
+        ],
+        "pooled",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 8, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 8, 4, 4])],
+        [onnx.numpy_helper.from_array(array, f"w{index}") for index, array in enumerate(weights)],
+    )
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "pooled.onnx")
+    inputs = (np.random.default_rng(1).normal(size=(4, 8, 8, 8)).astype(np.float32),)
+    plain, quantized, plan = both(tmp_path / "pooled.onnx", inputs, tmp_path)
+    save_onnx(mix(plain, quantized, plan, frozenset(["y"])), tmp_path / "mixed.onnx")
+    ran = open_session(tmp_path / "mixed.onnx").kernels()
+    assert ran is not None
+    assert "NhwcMaxPool" not in ran.by_op
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(tmp_path / "mixed.onnx"), options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(tmp_path / "optimised.onnx").graph.node
+    (pool,) = (node for node in optimised if node.op_type == "MaxPool")
+    assert next(node.op_type for node in optimised if pool.input[0] in node.output) == "Conv"
