@@ -66,21 +66,37 @@ def prepare(source: Path, folder: Path) -> onnx.ModelProto:
 
 
 def pool_pictures(graph: onnx.GraphProto) -> None:
-    """Turn means over both axes of a picture into GlobalAveragePool, which has an int8 kernel; ReduceMean has none.
+    """Turn means over all axes of pictures or signals into GlobalAveragePool, which has an int8 kernel.
+
+    ReduceMean has none, so what comes before would be turned to float32 and back for it.
 
     Args:
         graph: Changed in place.
     """
+    import onnx
+    from onnx import helper
+
     constants = {tensor.name: tensor for tensor in graph.initializer}
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info)}
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.op_type != "ReduceMean" or len(node.input) < 2 or ranks.get(node.input[0]) != 4:
+        nodes.append(node)
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0], 0) < 3:
             continue
-        keep = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
-        axes = constants.get(node.input[1])
-        if keep and axes is not None and sorted(axis % 4 for axis in array_of(axes).tolist()) == [2, 3]:
-            node.op_type = "GlobalAveragePool"
-            del node.attribute[:], node.input[1:]
+        rank = ranks[node.input[0]]
+        values = {attribute.name: attribute for attribute in node.attribute}
+        axes: list[int] = list(values["axes"].ints) if "axes" in values else []  # up to operator set 17
+        if len(node.input) > 1 and node.input[1] in constants:
+            axes = array_of(constants[node.input[1]]).tolist()
+        if sorted(axis % rank for axis in axes) != list(range(2, rank)):
+            continue
+        keep = values["keepdims"].i if "keepdims" in values else 1
+        pooled = node.output[0] if keep else f"{node.output[0]}.pooled"
+        nodes[-1] = helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)
+        if not keep:
+            graph.value_info.append(helper.make_tensor_value_info(pooled, onnx.TensorProto.FLOAT, None))
+            nodes.append(helper.make_node("Flatten", [pooled], node.output, name=f"{node.name}.flat"))
+    replace_nodes(graph, nodes)
 
 
 def spread_hard_activations(graph: onnx.GraphProto) -> None:

@@ -93,15 +93,27 @@ def mean(axes: list[int], keep: int, shape: list[object]) -> onnx.ModelProto:
     return model([node], {"axes": np.array(axes, np.int64)}, shape)
 
 
-@pytest.mark.parametrize("axes", [[2, 3], [-1, -2], [3, 2]])
-def test_mean_over_pictures_becomes_pooling(axes: list[int]) -> None:
-    check_same(mean(axes, 1, ["n", 2, 5, 4]), lambda m: pool_pictures(m.graph), {"GlobalAveragePool": 1})
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [([2, 3], ["n", 2, 5, 4]), ([-1, -2], ["n", 2, 5, 4]), ([3, 2], ["n", 2, 5, 4]), ([2], ["n", 2, 5])],
+)
+@pytest.mark.parametrize("keep", [0, 1])
+def test_mean_over_pictures_and_signals_becomes_pooling(axes: list[int], keep: int, shape: list[object]) -> None:
+    expected = {"GlobalAveragePool": 1} if keep else {"GlobalAveragePool": 1, "Flatten": 1}
+    check_same(mean(axes, keep, shape), lambda m: pool_pictures(m.graph), expected)
+
+
+def test_mean_with_axes_as_an_attribute_becomes_pooling() -> None:
+    node = helper.make_node("ReduceMean", ["x"], ["y"], name="mean", axes=[2, 3], keepdims=0)
+    proto = model([node], {}, ["n", 2, 5, 4])
+    proto.opset_import[0].version = 17
+    check_same(proto, lambda m: pool_pictures(m.graph), {"GlobalAveragePool": 1, "Flatten": 1})
 
 
 @pytest.mark.parametrize(
-    ("axes", "keep", "shape"),
-    [([2, 3], 0, ["n", 2, 5, 4]), ([1, 2], 1, ["n", 2, 5, 4]), ([2, 3], 1, ["n", 2, 5, 4, 3]), ([2], 1, ["n", 2, 5])],
+    ("axes", "shape"), [([1, 2], ["n", 2, 5, 4]), ([2, 3], ["n", 2, 5, 4, 3]), ([1], ["n", 2]), ([1], ["n", 2, 5])]
 )
+@pytest.mark.parametrize("keep", [0, 1])
 def test_other_means_are_left(axes: list[int], keep: int, shape: list[object]) -> None:
     check_same(mean(axes, keep, shape), lambda m: pool_pictures(m.graph), {"ReduceMean": 1})
 
