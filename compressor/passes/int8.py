@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 from compressor.errors import MethodError, nearest
-from compressor.onnx_file import copy_onnx, save_draft, save_onnx, weight_bytes
+from compressor.onnx_file import copy_onnx, load_outline, save_draft, save_onnx, weight_bytes
 from compressor.passes.base import Context
 from compressor.passes.bias_correction import convolution_inputs, correct_biases, has_depthwise
 from compressor.passes.calibration import Calibration, activation_ranges, channel_means, check_examples
-from compressor.passes.int8_plan import SCHEMES, Mode, Plan, Types, choose
+from compressor.passes.int8_plan import SCHEMES, Mode, Plan, Types, choose, generates
 from compressor.passes.payoff import GAIN, Payoff, find_paying, layer_errors
 from compressor.passes.qdq import clean, explained, mix, quiet, write_dynamic, write_static
 from compressor.passes.rewrites import pool_pictures, prepare, split_gemms, spread_hard_activations
+from compressor.passes.weight_only import Int8WeightOnly
 from compressor.results import SensitivityRow, Step
 from compressor.rules import Rule, parse_rules
 from compressor.task.base import Examples
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 GROUPS = 6
 """Static layers are timed in this many runs of neighbours, dynamic ones in this many kinds, at most."""
+
+_WEIGHTS_ALONE = "A causal language model: its weights alone become int8; int8-dynamic rounds its activations too."
 
 SENSITIVITY_EXAMPLES = 16
 """Examples that each layer's error is taken over."""
@@ -64,13 +67,20 @@ class Int8:
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
 
-        If int8 pays nowhere, the model is copied and the step says so: its setting ``kept_fp32`` is true.
+        If int8 pays nowhere, the model is copied and the step says so: its setting ``kept_fp32`` is true. Of a causal
+        language model the weights alone become int8, block by block, unless a rule or ``max_error`` asks for more: the
+        outliers of its activations leave 8 bits for them all too coarse.
 
         Raises:
             MethodError: The model is quantized already or has nothing to quantize, the calibration data cannot serve,
                 or ONNX Runtime's quantizer gave up.
         """
         rules = parse_rules(self.rules, SCHEMES)
+        with explained("ONNX Runtime's quantizer", source):
+            causal = generates(load_outline(source).graph)
+        if causal and self.max_error is None and not any(rule.scheme for rule in rules):
+            step = Int8WeightOnly(rules=self.rules).apply(source, target, context)
+            return replace(step, method=self.name, notes=(_WEIGHTS_ALONE, *step.notes))
         job = _Job(self.name, "auto", max_error=self.max_error, timed=not self.by_rule, rules=rules)
         return job.run(source, target, context)
 

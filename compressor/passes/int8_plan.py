@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from compressor.errors import MethodError
+from compressor.passes.rewrites import inputs_of
 from compressor.rules import Rule, decide, touched
 
 if TYPE_CHECKING:
@@ -114,23 +115,32 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule
         RecipeError: A rule matches nothing.
     """
     graph = proto.graph
-    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == tensor.FLOAT}
+    weights = {
+        tensor.name: len(tensor.dims)
+        for tensor in graph.initializer
+        if tensor.data_type == tensor.FLOAT and all(tensor.dims)
+    }
     convolutions, products, recurrences = [], [], []
+    flat: set[str] = set()  # products that fixed ranges can serve
     for node in graph.node:
         weighted = len(node.input) > 1 and node.input[1] in weights
-        if node.op_type in CONVOLUTIONS and weighted:
+        if node.op_type in CONVOLUTIONS and weighted and not _is_grouped_transpose(node):
             convolutions.append(node)
         elif node.op_type in PRODUCTS and weighted and is_plain(node):
             products.append(node)
+            flat |= {node.name} if weights[node.input[1]] == 2 and weights.get(_bias(node), 1) == 1 else set()
         elif node.op_type == "LSTM" and weighted and node.input[2] in weights:
             recurrences.append(node)
-    sequences = [node for node in graph.node if _is_sequence(node, weights)]
-    static, dynamic = [*convolutions, *products], []
+    constants = {tensor.name for tensor in graph.initializer}
+    sequences = [node for node in graph.node if _is_sequence(node, constants)]
+    static = [*convolutions, *(node for node in products if node.name in flat)]
+    dynamic = [node for node in products if node.name not in flat and mode == "auto"]
     if mode == "dynamic" or (mode == "auto" and not convolutions):
         static, dynamic = [], [*products, *recurrences]
     elif mode == "auto" and sequences:
         static, dynamic = convolutions, [*products, *recurrences]
-    static, dynamic, excluded = _ruled(static, dynamic, [*convolutions, *products, *recurrences], rules, mode, method)
+    every = [*convolutions, *products, *recurrences]
+    static, dynamic, excluded = _ruled(static, dynamic, every, flat, rules, method)
     if not static and not dynamic:
         kinds = "convolution or matrix product" if mode == "static" else "matrix product or LSTM"
         kinds = "convolution, matrix product or LSTM" if mode == "auto" else kinds
@@ -143,7 +153,15 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule
         # What lies between convolutions passes int8 on; what comes after a sequence's operators stays as it is.
         others = {node.name for node in (*sequences, *products, *recurrences)} - names
         late = _downstream(graph, others)
-        names |= {node.name for node in graph.node if node.op_type in STATIC_OPS and node.name not in late}
+        exposed = _exposed(graph)
+        names |= {
+            node.name
+            for node in graph.node
+            if node.op_type in STATIC_OPS
+            and node.name not in late
+            and not (node.op_type in CONVOLUTIONS | PRODUCTS and constants & set(node.input))
+            and not (node.op_type in ("Clip", "Relu") and exposed & {node.input[0], node.output[0]})
+        }
     notes = []
     if static:
         notes.append(f"Static int8 (ranges from calibration): {_count(static)}.")
@@ -169,8 +187,8 @@ def _ruled(
     static: list[onnx.NodeProto],
     dynamic: list[onnx.NodeProto],
     every: list[onnx.NodeProto],
+    flat: set[str],
     rules: Sequence[Rule],
-    mode: Mode,
     method: str,
 ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto], set[str]]:
     """What becomes static and dynamic under the rules, and the names of what they leave alone."""
@@ -180,6 +198,8 @@ def _ruled(
     ways = {name: rule.scheme for name, rule in decide(layers, rules).items() if rule.scheme}
     for node in every:
         lacking = {"Conv": "dynamic", "ConvTranspose": "dynamic", "LSTM": "static"}.get(node.op_type)
+        if node.op_type in PRODUCTS and node.name not in flat:
+            lacking = "static"
         if (way := ways.get(node.name)) and way == lacking:
             raise MethodError(
                 f"{node.op_type} '{node.name}' has no {way} int8 kernel worth running",
@@ -201,6 +221,29 @@ def is_plain(node: onnx.NodeProto) -> bool:
         for attribute in node.attribute
     }
     return values.get("alpha", 1.0) == 1.0 and values.get("beta", 1.0) == 1.0 and not values.get("transA", 0)
+
+
+def generates(graph: onnx.GraphProto) -> bool:
+    """Whether a graph is that of a causal language model with a cache."""
+    return any(value.name.startswith("past_key_values.") for value in graph.input)
+
+
+def _bias(node: onnx.NodeProto) -> str:
+    return str(node.input[2]) if len(node.input) > 2 else ""
+
+
+def _is_grouped_transpose(node: onnx.NodeProto) -> bool:
+    """Whether ONNX Runtime's quantizer gives a node fewer scales than it has outputs (1.31)."""
+    return node.op_type == "ConvTranspose" and any(each.name == "group" and each.i > 1 for each in node.attribute)
+
+
+def _exposed(graph: onnx.GraphProto) -> set[str]:
+    """Activations that are not for other nodes of the graph alone: outputs, and what branches and loop bodies read.
+
+    ONNX Runtime's quantizer looks at neither when it lets a Relu or a Clip vanish into the range before it (1.31).
+    """
+    inside = {name for node in graph.node for name in set(inputs_of(node)) - set(node.input)}
+    return inside | {value.name for value in graph.output}
 
 
 def _count(nodes: list[onnx.NodeProto]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError, MethodError
-from compressor.passes.int8_plan import Mode, choose
+from compressor.passes.int8_plan import Mode, choose, generates
 from compressor.passes.qdq import quiet
 from compressor.passes.rewrites import pool_pictures, prepare, spread_hard_activations
 
@@ -58,7 +58,8 @@ def preview_graph(source: Path, folder: Path) -> tuple[onnx.ModelProto | None, t
         "int8-static": partial(_int8, mode="static", method="int8-static"),
         "int8-dynamic": partial(_int8, mode="dynamic", method="int8-dynamic"),
         "smoothquant": _smoothquant,
-        "int4": _int4,
+        "int4": partial(_weight_only, bits=4),
+        "int8-weight-only": partial(_weight_only, bits=8),
         "fp16": _fp16,
     }
     with quiet():
@@ -80,7 +81,7 @@ def preview_torch(model: TorchModel) -> tuple[Preview, ...]:
     Returns:
         One preview per method.
     """
-    methods = {"prune": _prune, "prune-unstructured": _masks, "prune-2:4": _fours}
+    methods = {"prune": _prune, "prune-unstructured": _masks, "prune-2:4": _fours, "bf16": _bf16}
     return tuple(_tried(method, partial(work, model)) for method, work in methods.items())
 
 
@@ -93,6 +94,8 @@ def _tried(method: str, work: Callable[[], tuple[dict[str, str], dict[str, str]]
 
 
 def _int8(proto: onnx.ModelProto, mode: Mode, method: str) -> tuple[dict[str, str], dict[str, str]]:
+    if mode == "auto" and generates(proto.graph):
+        return _weight_only(proto, 8)
     plan = choose(proto, mode, method)
     where = " where it pays" if mode == "auto" else ""
     touched = {layer: f"{'dynamic' if layer in plan.dynamic else 'static'} int8{where}" for layer in plan.layers}
@@ -108,14 +111,14 @@ def _smoothquant(proto: onnx.ModelProto) -> tuple[dict[str, str], dict[str, str]
     return touched, _others(proto, touched, {"LSTM": "only dynamic int8 runs it"})
 
 
-def _int4(proto: onnx.ModelProto) -> tuple[dict[str, str], dict[str, str]]:
-    from compressor.passes.int4 import packable
+def _weight_only(proto: onnx.ModelProto, bits: int) -> tuple[dict[str, str], dict[str, str]]:
+    from compressor.passes.weight_only import packable
 
-    touched = dict.fromkeys(packable(proto), "4-bit weights")
+    touched = dict.fromkeys(packable(proto), f"{bits}-bit weights")
     if not touched:
         raise MethodError("there is nothing to quantize: no matrix product with float32 weights")
     kinds = ("Conv", "ConvTranspose", "GRU", "LSTM", "RNN")
-    return touched, _others(proto, touched, dict.fromkeys(kinds, "no int4 kernel"))
+    return touched, _others(proto, touched, dict.fromkeys(kinds, f"no int{bits} weight-only kernel"))
 
 
 def _fp16(proto: onnx.ModelProto) -> tuple[dict[str, str], dict[str, str]]:
@@ -161,7 +164,7 @@ def _prune(model: TorchModel) -> tuple[dict[str, str], dict[str, str]]:
             how = f"group {index}: up to {most} of {len(group.classes)} units may go"
             touched |= {name: f"{touched[name]}; {how}" if name in touched else how for name in group.layers}
     if not touched:
-        raise MethodError("no channel can be removed: each reaches the model's inputs or outputs, or is the only one")
+        raise MethodError("no channel can be removed: each reaches the model's inputs or outputs, meets a tensor of fixed size, or is the only one")
     why = "its output channels are the model's, too few, or tied to what is not followed"
     if graph.untouchable:
         why += f" ({', '.join(graph.untouchable)})"
@@ -188,3 +191,12 @@ def _fours(model: TorchModel) -> tuple[dict[str, str], dict[str, str]]:
         else:
             left[layer.name] = "its inputs do not come in fours"
     return touched, left
+
+
+def _bf16(model: TorchModel) -> tuple[dict[str, str], dict[str, str]]:
+    from compressor.passes.bf16 import Bf16
+
+    layers = Bf16().layers(model)
+    if not layers:
+        raise MethodError("there is nothing to convert: no layer does arithmetic")
+    return dict.fromkeys(layers, "bfloat16, for PyTorch to run"), {}

@@ -411,3 +411,28 @@ def test_big_models_go_by_rule(zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypat
     step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
     assert "Chosen by rule: more than 0 MiB of weights are not timed." in step.notes
     assert step.settings["measured"] is False
+
+
+@pytest.mark.parametrize(("rules", "kernel"), [((), "MatMulNBits"), (("dynamic *",), "DynamicQuantizeMatMul")])
+def test_language_model_gets_weights_alone(tmp_path: Path, vnni: OnVnni, rules: tuple[str, ...], kernel: str) -> None:
+    value = onnx.helper.make_tensor_value_info
+    weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["x", "w"], ["logits"], name="head"),
+            onnx.helper.make_node("Identity", ["past_key_values.0.key"], ["present.0.key"], name="cache"),
+        ],
+        "g",
+        [value("x", 1, ["n", 64]), value("past_key_values.0.key", 1, ["n", 4])],
+        [value("logits", 1, ["n", 32]), value("present.0.key", 1, ["n", 4])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    opset = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "s.onnx")
+    inputs = (np.ones((2, 64), np.float32), np.ones((2, 4), np.float32))
+    step = Int8(by_rule=True, rules=rules).apply(tmp_path / "s.onnx", tmp_path / "a.onnx", vnni(inputs))
+    assert step.method == "int8"
+    assert step.notes[0].startswith("A causal language model") == (not rules)
+    kernels = open_session(tmp_path / "a.onnx").kernels()
+    assert (kernels.low_precision, kernels.precision) == (1, "int8")
+    assert kernels.by_op[kernel] == 1

@@ -47,7 +47,7 @@ def test_reasons(zoo: Zoo, tmp_path: Path) -> None:
     assert of["int8"].touched["head/Gemm"] == "dynamic int8 where it pays"
     assert set(of["int8"].left.values()) == {"multiplies two activations"}
     assert of["int8-dynamic"].left["patch/Conv"] == "no dynamic int8 kernel worth running"
-    assert of["int4"].left["patch/Conv"] == "no int4 kernel"
+    assert of["int4"].left["patch/Conv"] == "no int4 weight-only kernel"
     assert of["smoothquant"].touched["head/Gemm"] == "smoothed, static int8"
     assert set(of["fp16"].touched.values()) == {"float16"}
 
@@ -65,7 +65,8 @@ def test_quantized_model_is_refused_by_all(zoo: Zoo, vnni: OnVnni, tmp_path: Pat
 
 def test_torch_methods() -> None:
     of = {preview.method: preview for preview in preview_torch(topology("residual"))}
-    assert set(of) == {"prune", "prune-unstructured", "prune-2:4"}
+    assert set(of) == {"prune", "prune-unstructured", "prune-2:4", "bf16"}
+    assert set(of["bf16"].touched.values()) == {"bfloat16, for PyTorch to run"}
     assert of["prune"].touched
     assert all("units may go" in how for how in of["prune"].touched.values())
     assert not of["prune"].touched.keys() & of["prune"].left.keys()

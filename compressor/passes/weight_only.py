@@ -1,8 +1,9 @@
-"""int4: the weights of matrix products in 4 bits, each block with a scale and a zero point; activations are float32.
+"""int4 and int8-weight-only: the weights of matrix products in few bits, in blocks with a scale and a zero point each.
 
 The form is that of ONNX Runtime's MatMulNBits (``docs/ContribOperators.md``), which unpacks the weights as it
-multiplies: it saves memory traffic, so it pays for big weights at small batches and hardly elsewhere. Inside the kernel
-activations are rounded to int8, block by block (accuracy level 4), which is its fastest form.
+multiplies: it saves memory traffic, so it pays for big weights at small batches and hardly elsewhere. Activations are
+float32 between the operators; inside the kernel they are rounded to int8, block by block (accuracy level 4), its
+fastest form. That keeps what one scale for a whole tensor, as dynamic int8 has it, loses beside its outliers.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ if TYPE_CHECKING:
     import onnx
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
-LEVELS = 15
 
 
 @dataclass(frozen=True)
-class Int4:
-    """4-bit weights in blocks.
+class _WeightOnly:
+    """What the methods share.
 
     Attributes:
         block_size: Weights per scale: 16, 32, 64, 128 or 256. Smaller is more exact and takes more room.
-        rules: Which layers become int4, as :mod:`compressor.rules` has it.
+        rules: Which layers are quantized, as :mod:`compressor.rules` has it.
     """
 
-    name: ClassVar[str] = "int4"
+    name: ClassVar[str]
+    bits: ClassVar[int]
     block_size: int = 32
     rules: tuple[str, ...] = ()
 
@@ -63,35 +64,64 @@ class Int4:
             MethodError: The model is quantized already, or has no matrix product with float32 weights.
             RecipeError: A rule matches nothing.
         """
-        working = tempfile.TemporaryDirectory(prefix=".int4.", dir=target.parent)
-        with working as name, quiet(), explained("int4", source):
+        working = tempfile.TemporaryDirectory(prefix=f".{self.name}.", dir=target.parent)
+        with working as name, quiet(), explained(self.name, source):
             proto = prepare(source, Path(name))
             layers = packable(proto)
             if not layers:
                 raise MethodError(
                     "there is nothing to quantize: no matrix product with float32 weights",
                     where=self.name,
-                    mend="int4 is for transformers and multilayer perceptrons; use int8 for convolutions",
+                    mend=f"{self.name} is for transformers and multilayer perceptrons; use int8 for convolutions",
                 )
             matched = set(touched(layers, parse_rules(self.rules)))
             if not matched:
                 raise MethodError("the rules leave no layer to quantize", where=self.name, mend="exclude fewer layers")
             left = sum(node.op_type in ("Conv", "ConvTranspose", "GRU", "LSTM", "RNN") for node in proto.graph.node)
             split_gemms(proto, matched)
-            _pack(proto, matched, self.block_size)
+            _pack(proto, matched, self.bits, self.block_size)
             clean(proto)
             save_onnx(proto, target)
-        notes = [f"4-bit weights in blocks of {self.block_size}: {len(matched)} matrix products; activations float32."]
+        notes = [
+            f"{self.bits}-bit weights in blocks of {self.block_size}: {len(matched)} matrix products; "
+            "activations float32."
+        ]
         if left:
-            notes.append(f"Left in fp32, for lack of an int4 kernel: {left} convolutions or recurrences.")
+            notes.append(f"Left in fp32, for lack of such a kernel: {left} convolutions or recurrences.")
         if ruled_out := [layer for layer in layers if layer not in matched]:
             notes.append(f"Left in fp32 by the rules: {', '.join(ruled_out)}.")
         settings: dict[str, str | int | float | bool | None] = {"block_size": self.block_size, "zero_points": True}
         return Step(self.name, {**settings, "rules": "; ".join(self.rules) or None}, tuple(notes))
 
 
+@dataclass(frozen=True)
+class Int4(_WeightOnly):
+    """4-bit weights in blocks.
+
+    Attributes:
+        block_size: Weights per scale: 16, 32, 64, 128 or 256. Smaller is more exact and takes more room.
+        rules: Which layers become int4, as :mod:`compressor.rules` has it.
+    """
+
+    name: ClassVar[str] = "int4"
+    bits: ClassVar[int] = 4
+
+
+@dataclass(frozen=True)
+class Int8WeightOnly(_WeightOnly):
+    """8-bit weights in blocks: hardly any error, for models whose activations int8 cannot hold (language models).
+
+    Attributes:
+        block_size: Weights per scale: 16, 32, 64, 128 or 256. Smaller is more exact and takes more room.
+        rules: Which layers become int8, as :mod:`compressor.rules` has it.
+    """
+
+    name: ClassVar[str] = "int8-weight-only"
+    bits: ClassVar[int] = 8
+
+
 def packable(proto: onnx.ModelProto) -> dict[str, str]:
-    """Name and operator of each node that has an int4 kernel: a product with a float32 weight of two axes."""
+    """Name and operator of each node that has such a kernel: a product with a float32 weight of two axes."""
     weights = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
     return {
         node.name: node.op_type
@@ -105,30 +135,32 @@ def packable(proto: onnx.ModelProto) -> dict[str, str]:
 
 
 def quantize_blocks(
-    weight: NDArray[np.float32], block_size: int
+    weight: NDArray[np.float32], bits: int, block_size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-    """Round a weight to 4 bits, to the nearest level, in blocks along its inputs.
+    """Round a weight to few bits, to the nearest level, in blocks along its inputs.
 
     The range of a block is stretched to hold 0, which padding needs to be exact. The error of a weight is at most half
     its block's scale.
 
     Args:
         weight: ``(inputs, outputs)``.
+        bits: 4 or 8.
         block_size: Weights per block.
 
     Returns:
-        Levels from 0 to 15, ``(outputs, blocks, block_size)``; scales, ``(outputs, blocks)``; zero points, likewise.
+        Levels from 0 to ``2**bits - 1``, ``(outputs, blocks, block_size)``; scales, ``(outputs, blocks)``; zero points,
+        likewise.
     """
     inputs, outputs = weight.shape
-    blocks = -(-inputs // block_size)
+    blocks, highest = -(-inputs // block_size), 2**bits - 1
     padded = np.zeros((outputs, blocks * block_size), np.float32)
     padded[:, :inputs] = weight.T
     cut = padded.reshape(outputs, blocks, block_size)
     low, high = np.minimum(cut.min(axis=2), 0), np.maximum(cut.max(axis=2), 0)
-    scale = ((high - low) / LEVELS).astype(np.float32)
+    scale = ((high - low) / highest).astype(np.float32)
     safe = np.where(scale > 0, scale, np.float32(1))
-    zero = np.clip(np.rint(-low / safe), 0, LEVELS)
-    levels = np.clip(np.rint(cut / safe[..., None]) + zero[..., None], 0, LEVELS)
+    zero = np.clip(np.rint(-low / safe), 0, highest)
+    levels = np.clip(np.rint(cut / safe[..., None]) + zero[..., None], 0, highest)
     return levels.astype(np.uint8), safe, zero.astype(np.uint8)
 
 
@@ -140,7 +172,7 @@ def dequantize_blocks(
     return values.reshape(len(levels), -1)[:, :inputs].T
 
 
-def _pack(proto: onnx.ModelProto, matched: set[str], block_size: int) -> None:
+def _pack(proto: onnx.ModelProto, matched: set[str], bits: int, block_size: int) -> None:
     """Replace matrix products by MatMulNBits, in place; a weight that several share is packed once."""
     from onnx import helper, numpy_helper
 
@@ -153,22 +185,24 @@ def _pack(proto: onnx.ModelProto, matched: set[str], block_size: int) -> None:
         inputs, outputs = weights[name].dims
         if name not in packed:
             packed.add(name)
-            levels, scale, zero = quantize_blocks(array_of(weights[name]), block_size)
+            levels, scale, zero = quantize_blocks(array_of(weights[name]), bits, block_size)
+            if bits == 4:
+                levels, zero = _nibbles(levels), _nibbles(zero)
             arrays: dict[str, NDArray[np.generic]] = {
-                "int4": _nibbles(levels),
+                f"int{bits}": levels,
                 "scale": scale.reshape(-1),
-                "zero": _nibbles(zero).reshape(-1),
+                "zero": zero.reshape(-1),
             }
             proto.graph.initializer.extend(numpy_helper.from_array(x, f"{name}.{end}") for end, x in arrays.items())
         replaced = helper.make_node(
             "MatMulNBits",
-            [node.input[0], f"{name}.int4", f"{name}.scale", f"{name}.zero"],
+            [node.input[0], f"{name}.int{bits}", f"{name}.scale", f"{name}.zero"],
             node.output,
             name=node.name,
             domain="com.microsoft",
             K=inputs,
             N=outputs,
-            bits=4,
+            bits=bits,
             accuracy_level=4,
             block_size=block_size,
         )
