@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import ExitStack, chdir
 from importlib import resources
 from pathlib import Path
 
@@ -74,10 +75,14 @@ def table(name: str, folder: Path) -> tuple[Path, Path]:
 @click.option("--preset", default="quick", show_default=True)
 @click.option("--only", type=click.Choice(["pictures", "breast-cancer", "diabetes"]), help="One of the three.")
 def main(preset: str, only: str | None) -> None:
-    with tempfile.TemporaryDirectory() as scratch, resources.as_file(resources.files("compressor.demo")) as demo:
-        folder = Path(scratch)
-        shutil.copy(demo / "resnet8.pt2", folder / "resnet8.pt2")
-        runs = {"pictures": (folder / "resnet8.pt2", "demo", ("int8",))}
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        demo = stack.enter_context(resources.as_file(resources.files("compressor.demo")))
+        # From inside: a record names its files as they were given.
+        stack.enter_context(chdir(scratch))
+        folder = Path()
+        shutil.copy(demo / "resnet8.pt2", "resnet8.pt2")
+        runs = {"pictures": (Path("resnet8.pt2"), "demo", ("int8",))}
         for name, methods in (("breast-cancer", ("prune", "distill", "int8")), ("diabetes", ("int8",))):
             model, data = table(name, folder)
             runs[name] = (model, str(data), methods)

@@ -5,11 +5,13 @@ from there; it needs a CUDA build of torch and the ``hf`` extra. First the count
 joules against integrated power while a matrix product of a known size keeps the GPU busy. Then models of BERT-base's,
 ViT-base's and a 1.2-billion-parameter Llama's size, at batch 1, 8 and 32: all forms of a model run block by block in
 random order and back, the device synchronised at both edges of every window. A twin of the fp32 model gives the
-detection limit. What costs more in a lower precision is listed as such.
+detection limit. What costs more in a lower precision is listed as such. The whole takes hours where the counter moves
+every 100 ms; an hour on the GPU is best spent on one model at a time, or on ``--batches 1,32``.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
@@ -24,7 +26,7 @@ import torch
 from benchmarks.gpu_models import FORMS, MODELS, Form, Work, build, in_form, work_of
 from benchmarks.recording import RESULTS, machine, save
 from compressor import stats
-from compressor.errors import CompressorError, MeterError, nearest
+from compressor.errors import CompressorError, MeasurementError, MeterError, nearest
 from compressor.meters.base import Meter, energy_between
 from compressor.meters.nvml import open_nvml
 from compressor.meters.sampling import SampledMeter
@@ -33,7 +35,7 @@ from compressor.model.signature import one_line
 DOMAIN, DEVICE = "gpu-0", "cuda:0"
 SAMPLE_S = 0.02
 SHORTEST_S, PERIODS = 2.0, 100
-"""A window lasts at least so long, and so many update periods of the counter."""
+"""A window lasts at least so long, and so many update periods of the counter; a warm-up only the former."""
 AGAINST = ("fp32", "bf16", "bf16 compiled")
 """What a lower precision is asked to beat."""
 
@@ -58,13 +60,13 @@ def against_power(counter: Meter, size: int, blocks: int, seconds: float) -> dic
     """The counter's joules over those of integrated power, on one matrix product after the other."""
     import pynvml
 
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)  # of DOMAIN
     a, b = (torch.randn(size, size, device=DEVICE) for _ in range(2))
     sampled = SampledMeter(
         counter.info, lambda: {DOMAIN: 1e-3 * float(pynvml.nvmlDeviceGetPowerUsage(handle))}, SAMPLE_S
     )
     try:
-        window([counter], lambda: a @ b, seconds, torch.cuda.synchronize)  # warm-up
+        window([counter], lambda: a @ b, SHORTEST_S, torch.cuda.synchronize)  # warm-up
         found = [window([counter, sampled], lambda: a @ b, seconds, torch.cuda.synchronize) for _ in range(blocks)]
     finally:
         sampled.close()
@@ -136,7 +138,13 @@ def judged(found: Mapping[str, Mapping[str, list[float]]]) -> dict[str, Any]:
 
 
 def case(name: str, batch: int, meter: Meter, blocks: int, seconds: float, seed: int) -> dict[str, Any]:
-    """All forms of one model at one batch size; a form that does not run is told with its reason."""
+    """All forms of one model at one batch size; a form that does not run is told with its reason.
+
+    Raises:
+        MeasurementError: What all others are compared with does not run.
+    """
+    # What the compiler learned of another batch size would make it write code for any, which is slower.
+    torch.compiler.reset()
     works: dict[str, Work] = {}
     not_run: dict[str, str] = {}
     for form in FORMS:
@@ -146,15 +154,18 @@ def case(name: str, batch: int, meter: Meter, blocks: int, seconds: float, seed:
             not_run[form.name] = str(error)
         except Exception as error:  # torch.cuda.OutOfMemoryError, a kernel that is missing, the compiler's own
             not_run[form.name] = one_line(error)
+        if form.name in not_run:  # here the exception has let go of its model
+            free_memory()
     missing = [form.name for form in FORMS[:2] if form.name in not_run]
     if missing:
-        raise click.ClickException(f"{name}, batch {batch}: {missing[0]} does not run: {not_run[missing[0]]}")
+        raise MeasurementError(f"{missing[0]} does not run: {not_run[missing[0]]}", where=f"{name}, batch {batch}")
     with torch.inference_mode():
         for work in works.values():
-            window([meter], work, seconds, torch.cuda.synchronize)  # warm-up
-        started = meter.read()
+            window([meter], work, SHORTEST_S, torch.cuda.synchronize)  # warm-up
+        before = meter.read()
         time.sleep(seconds)
-        idle = energy_between(started, meter.read(), "nvml")[f"nvml/{DOMAIN}"] / seconds
+        after = meter.read()
+        idle = energy_between(before, after, "nvml")[f"nvml/{DOMAIN}"] / (after.time_s - before.time_s)
         found = side_by_side(
             works,
             batch * MODELS[name],
@@ -178,11 +189,27 @@ def case(name: str, batch: int, meter: Meter, blocks: int, seconds: float, seed:
 
 def _ready(name: str, form: Form, batch: int) -> Work:
     """A form of a model on the GPU, called once: a compiler works, and fails, in the first call."""
-    work = work_of(name, in_form(build(name), form, DEVICE), form, batch, DEVICE)
+    work = work_of(name, in_form(build(name, DEVICE), form, DEVICE), form, batch, DEVICE)
     with torch.inference_mode():
         work()
     torch.cuda.synchronize()
     return work
+
+
+def free_memory() -> None:
+    """Give the GPU's memory back, that of models that ended in an exception too."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def why_not() -> str:
+    """Why torch's first GPU is not NVML's first, whose counter is read; empty if it is."""
+    import pynvml
+
+    seen = str(torch.cuda.get_device_properties(DEVICE).uuid)
+    read = str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(0)))
+    order = "unset CUDA_VISIBLE_DEVICES and set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+    return "" if seen in read else f"{DEVICE} is GPU-{seen} and NVML's {DOMAIN} is {read}; {order}"
 
 
 def show(found: Mapping[str, Any]) -> None:
@@ -234,9 +261,15 @@ def main(models: str, batches: str, blocks: int, window_s: float | None, size: i
     path = RESULTS / f"{slug}.json"
     kept = json.loads(path.read_text())["cases"] if path.is_file() and not again else {}
     try:
+        if why := why_not():
+            print(f"not run: {why}")
+            return
         seconds = window_s or max(SHORTEST_S, PERIODS * counter.info.update_period_s)
         period_ms = 1e3 * counter.info.update_period_s
         print(f"{gpu}: {counter.info.source}; moves every {period_ms:.1f} ms; windows of {seconds:.1f} s")
+        open_cases = sum(f"{name}, batch {batch}" not in kept for name in names for batch in sizes)
+        minutes = open_cases * (len(FORMS) * (SHORTEST_S + 2 * blocks * seconds) + seconds) / 60
+        print(f"{open_cases} cases: {minutes:.0f} min of windows; loading and compiling come on top", flush=True)
         found: dict[str, object] = {
             "gpu": gpu,
             "source": counter.info.source,
@@ -247,14 +280,20 @@ def main(models: str, batches: str, blocks: int, window_s: float | None, size: i
         }
         command = (
             f"python -m benchmarks.gpu_energy --models {models} --batches {batches} --blocks {blocks} --seed {seed}"
+            f"{f' --window-s {window_s:g}' if window_s else ''}"
         )
         save(slug, command, found, where)
         for name in names:
             for batch in sizes:
                 key = f"{name}, batch {batch}"
                 if key not in kept:
-                    kept[key] = case(name, batch, counter, blocks, seconds, seed)
-                    torch.cuda.empty_cache()
+                    try:
+                        kept[key] = case(name, batch, counter, blocks, seconds, seed)
+                    except MeasurementError as error:  # the next one may fit into the memory
+                        print(f"not run: {error}", flush=True)
+                        continue
+                    finally:
+                        free_memory()
                     save(slug, command, found, where)
                 show(kept[key])
     finally:

@@ -60,15 +60,16 @@ SMALL: dict[str, Any] = {
 """For the tests of this script on a machine without a GPU."""
 
 
-def build(name: str, *, small: bool = False) -> Any:
-    """Make a ``transformers`` model with random weights, in float32 on the CPU.
+def build(name: str, device: str = "cpu", *, small: bool = False) -> Any:
+    """Make a ``transformers`` model with random weights, in float32.
 
     Args:
         name: ``bert-base``, ``vit-base`` or ``llama-1b``.
+        device: Where the weights are drawn: a billion of them take a CPU minutes, and every case draws them anew.
         small: A toy of the same kind.
     """
     more = SMALL if small else {}
-    with quiet_transformers() as transformers:
+    with quiet_transformers() as transformers, torch.device(device):
         torch.manual_seed(0)
         if name == "bert-base":
             return transformers.BertForSequenceClassification(transformers.BertConfig(**more)).eval()
@@ -109,8 +110,17 @@ def in_form(model: Any, form: Form, device: str) -> Any:
         def fits(module: Any, _: str) -> bool:
             return type(module) is torch.nn.Linear and module.weight is not tied and not method._unfit(module.weight)
 
+        config = method._config()
+        # Else torchao changes the compiler's settings for whatever is compiled from then on, and the forms before lack
+        # them; what is meant for all is below.
+        config.set_inductor_config = False
         with quiet_export():
-            torchao_file.torchao().quantize_(model, method._config(), filter_fn=fits)
+            torchao_file.torchao().quantize_(model, config, filter_fn=fits)
+    if form.compiled:
+        from torch._inductor import config as inductor
+
+        # Products in int8 scale their sums on the way out, as torchao recommends; the rest is the compiler's default.
+        inductor.force_fuse_int_mm_with_mul = True
     if form.compiled and model.get_output_embeddings() is None:
         # generate() compiles a decoder's steps itself, over a cache of fixed size.
         with quiet_export():

@@ -2,6 +2,8 @@
 
 ``python -m benchmarks.statistics_coverage`` writes ``results/statistics_coverage.json`` and ``docs/img/coverage.svg``.
 Blocks are log-normal; what a block does to both arms (temperature, clock) is shared by the pair, as on a real machine.
+Then the hard cases, window by window in the protocol's order: drift, heavy tails, bursts of other load, an arm of two
+speeds, a speed that outlasts the block, a counter that moves slowly, and an idle power known from three windows.
 """
 
 from __future__ import annotations
@@ -19,6 +21,17 @@ NOISES, RATIOS, BLOCKS = (0.03, 0.10), (0.6, 1.0, 1.1), (5, 10, 20)
 SHARED_NOISE = 0.2
 RESAMPLES = 1000
 FIGURE = Path(__file__).parents[1] / "docs" / "img" / "coverage.svg"
+HARD = {
+    "drift: a random walk of 2 % a window": "walk",
+    "heavy tails: Student's t with 2 degrees of freedom, 1 %": "tails",
+    "bursts: one window in ten is up to 30 % slower": "bursts",
+    "two speeds: one process in five of the candidate is 10 % slower": "two speeds",
+    "a speed that outlasts the block: 2 %, 0.9 of it from block to block": "lasting",
+    "windows of 10 periods of the counter, arms of 40 and 50 W": "counter 10",
+    "windows of 100 periods of the counter, arms of 40 and 50 W": "counter 100",
+    "energy above 30 W of idle power known to 1 W a window, arms of 40 and 36 W": "above idle",
+}
+HARD_BLOCKS = (3, 5, 10)
 NOWHERE = Environment("simulated", (), 1, 1, (), "simulated", None, None, None, None, 0.0, {})
 NOTHING = Artifact("simulated", "onnx", "", 1, (), (), None, None, ())
 
@@ -64,6 +77,89 @@ def false_verdicts(noise: float, blocks: int, runs: int, seed: int) -> float:
         deltas = compare.compare(base, cand, compare.control(base, twin)).deltas
         claims += next(d for d in deltas if d.metric == compare.CPU_TIME).verdict != "not established"
     return claims / runs
+
+
+def there_and_back(windows: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Means of each arm's two windows, ``(3, blocks)``.
+
+    Args:
+        windows: ``(blocks, 6)``, in the order in which they ran.
+        orders: ``(blocks, 3)``, the place of each arm on the way there.
+    """
+    return ((np.take_along_axis(windows, orders, 1) + np.take_along_axis(windows, 5 - orders, 1)) / 2).T
+
+
+def counted(watts: np.ndarray, orders: np.ndarray, periods: int, draw: np.random.Generator) -> np.ndarray:
+    """Watts as a counter tells them that moves once a second and shows what it counted by then, ``(3, blocks)``.
+
+    Args:
+        watts: Of the three arms.
+        orders: As :func:`there_and_back`.
+        periods: Length of a window in s, more or less.
+        draw: For the lengths, and for when the counter moves.
+    """
+    blocks = len(orders)
+    turns = np.concatenate([np.argsort(orders, 1), np.argsort(orders, 1)[:, ::-1]], 1)
+    seconds = periods * draw.lognormal(0, 0.01, (blocks, 6))
+    power = watts[turns] * draw.lognormal(0, 0.003, (blocks, 6))
+    edges = np.concatenate([[0.0], np.cumsum(seconds)])
+    joules = np.concatenate([[0.0], np.cumsum(seconds * power)])
+    phase = draw.random()
+    shown = np.interp(np.floor(edges - phase) + phase, edges, joules)
+    return there_and_back(np.diff(shown).reshape(blocks, 6) / seconds, orders)
+
+
+def hard(kind: str, blocks: int, draw: np.random.Generator, *, equal: bool) -> tuple[np.ndarray, float]:
+    """What a baseline, its twin and a candidate cost in each block, ``(3, blocks)``, and the candidate's true ratio.
+
+    Args:
+        kind: A value of ``HARD``.
+        blocks: How many.
+        draw: Random numbers.
+        equal: Whether the candidate is the same as the baseline, where a case has it differ.
+    """
+    orders = np.argsort(draw.random((blocks, 3)), 1)
+    quiet, truth, own = draw.lognormal(0, 0.01, (blocks, 6)), 1.0, np.ones((3, blocks))
+    if kind == "walk":
+        quiet *= np.exp(np.cumsum(draw.normal(0, 0.02, blocks * 6))).reshape(blocks, 6)
+    elif kind == "tails":
+        quiet = np.exp(0.01 * draw.standard_t(2, (blocks, 6)).clip(-100, 100))
+    elif kind == "bursts":
+        quiet *= 1 + 0.3 * draw.random((blocks, 6)) * (draw.random((blocks, 6)) < 0.1)
+    elif kind == "two speeds":
+        own = np.where(draw.random((3, blocks)) < 0.2, 1.1, 1.0)
+        if not equal:
+            own[:2], truth = 1.0, 1.1**0.2
+    elif kind == "lasting":
+        speed = draw.normal(0, 0.02, 3)
+        for block in range(blocks):
+            own[:, block] = np.exp(speed)
+            speed = 0.9 * speed + 0.02 * (1 - 0.9**2) ** 0.5 * draw.standard_normal(3)
+    elif kind.startswith("counter"):
+        watts = np.array([40.0, 40.0, 40.0 if equal else 50.0])
+        return counted(watts, orders, int(kind.split()[1]), draw), watts[2] / watts[0]
+    elif kind == "above idle":
+        watts, idle = np.array([[40.0], [40.0], [40.0 if equal else 36.0]]), 30 + draw.normal(0, 1, 3).mean()
+        found = watts * draw.lognormal(0, 0.01, (3, blocks)) - idle
+        return found.clip(0.1), float((watts[2, 0] - 30) / 10)
+    return there_and_back(quiet, orders) * own, truth
+
+
+def hard_case(kind: str, blocks: int, runs: int, seed: int) -> dict[str, float]:
+    """Coverage and false verdicts of a hard case, and how often its A/A control passes."""
+    draw = np.random.default_rng([seed, 11, list(HARD.values()).index(kind), blocks])
+    held = claims = passed = 0
+    for _ in range(runs):
+        (base, _, cand), truth = hard(kind, blocks, draw, equal=False)
+        _, interval = stats.ratio_interval(base.tolist(), cand.tolist())
+        held += interval is not None and interval[0] <= truth <= interval[1]
+        costs, _ = hard(kind, blocks, draw, equal=True)
+        arms = [arm(name, cost.tolist()) for name, cost in zip(("base", "twin", "candidate"), costs, strict=True)]
+        controls = [c for c in compare.control(arms[0], arms[1]) if c.metric == compare.CPU_TIME]
+        passed += controls[0].passed
+        deltas = compare.compare(arms[0], arms[2], controls).deltas
+        claims += next(d for d in deltas if d.metric == compare.CPU_TIME).verdict != "not established"
+    return {"t_interval": held / runs, "control_passed": passed / runs, "false_verdicts": claims / runs}
 
 
 def draw_figure(cells: list[dict[str, float]], false: list[dict[str, float]], runs: int) -> None:
@@ -122,9 +218,20 @@ def main(runs: int, seed: int) -> None:
         for blocks in BLOCKS:
             false.append({"noise": noise, "blocks": blocks, "rate": false_verdicts(noise, blocks, runs, seed)})
             print(f"{noise:5.0%}  {blocks:6}  {false[-1]['rate']:14.1%}")
+    difficult: list[dict[str, object]] = []
+    print(f"{'':74}  blocks  t-interval  A/A passed  false verdicts")
+    for said, kind in HARD.items():
+        for blocks in HARD_BLOCKS:
+            found = hard_case(kind, blocks, runs // 2, seed)
+            difficult.append({"case": said, "blocks": blocks, **found})
+            print(
+                f"{said:74}  {blocks:6}  {found['t_interval']:10.1%}  {found['control_passed']:10.1%}  "
+                f"{found['false_verdicts']:14.1%}",
+                flush=True,
+            )
     draw_figure(cells, false, runs)
     command = f"python -m benchmarks.statistics_coverage --runs {runs} --seed {seed}"
-    path = save("statistics_coverage", command, {"coverage": cells, "false_verdicts": false}, None)
+    path = save("statistics_coverage", command, {"coverage": cells, "false_verdicts": false, "hard": difficult}, None)
     print(f"{path.name}, {FIGURE.name}")
 
 

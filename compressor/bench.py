@@ -113,6 +113,7 @@ def run_bench(job: BenchJob, listener: Listener | None = None, command: str = ""
         CompressorError: Anything in the input that the user can mend; see its subclasses.
         KeyboardInterrupt: Ctrl-C before the first block was begun.
     """
+    comparing.require_margin(job.max_loss)
     job = replace(job, files=tuple(resolve(file, trust_remote_code=job.trust_remote_code) for file in job.files))
     job, runtimes = _runtimes(job)
     # Mistakes in names and numbers are told before any file is loaded.
@@ -121,6 +122,10 @@ def run_bench(job: BenchJob, listener: Listener | None = None, command: str = ""
         open_meter(name, MeterOptions(watts_per_core=job.watts_per_core)).close()
     generating = job.prompt_tokens is not None or job.new_tokens is not None
     if generating:
+        for option, given in (("--hf-task", job.hf_task), ("--trust-remote-code", job.trust_remote_code)):
+            if given:
+                what = "does not go with --prompt-tokens and --new-tokens"
+                raise RecipeError(what, where=option, mend="leave it out")
         plans = workloads(plans, job.prompt_tokens, job.new_tokens)
     elif job.metric is not None:
         from compressor.task.metrics import metric

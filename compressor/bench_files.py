@@ -10,6 +10,7 @@ from pathlib import Path
 from compressor.errors import ModelError, RuntimeUnavailableError
 from compressor.model.hf_folder import folder_name
 from compressor.results import Artifact
+from compressor.runtimes.batching import unique
 
 
 def copy_model(
@@ -18,7 +19,7 @@ def copy_model(
     """Screen a file and write the copy that will run; the artifact bears the file's own path.
 
     Args:
-        file: An ONNX file, an exported program, a Hugging Face folder, or what torchao quantized.
+        file: An ONNX file, an exported program, a Hugging Face folder, or what a method for PyTorch wrote.
         runtime: What will run it; by its format if ``None``.
         place: An empty folder for the copy.
         hf_task: Task of a Hugging Face folder; by its architecture if ``None``.
@@ -47,8 +48,8 @@ def copy_model(
         return describe_torchao(file, None, ()), _copy_torchao(file, place)
     if kind not in (FileKind.ONNX, FileKind.EXPORTED_PROGRAM, FileKind.HUGGING_FACE):
         raise ModelError(
-            f"is a {kind.value}; bench takes ONNX files, exported programs, Hugging Face folders and what the torchao "
-            "methods write",
+            f"is a {kind.value}; bench takes ONNX files, exported programs, Hugging Face folders and what bf16 and the "
+            "torchao methods write",
             where=file,
             mend="'compress MODEL' writes the first two from it, to baseline/ of its folder",
         )
@@ -76,7 +77,7 @@ def copy_model(
 
 
 def _copy_torchao(file: Path, place: Path) -> Path:
-    """Copy a model that torchao quantized, with the files beside it that it needs."""
+    """Copy what a method for PyTorch wrote, with the files beside it that it needs."""
     from compressor.torchao_file import companions
 
     for one in [file, *companions(file)]:
@@ -102,7 +103,4 @@ def unique_name(file: Path, runtime: str | None, files: Sequence[Path], taken: S
     name = f"{file.resolve().parent.name}/{own}" if len(alike) > 1 else own
     if runtime is not None and runtime != FORMATS[TORCHAO if file.is_dir() else file.suffix.lower()]:
         name = f"{name} on {runtime}"
-    count, found = 2, name
-    while found in taken:
-        found, count = f"{name} ({count})", count + 1
-    return found
+    return unique(name, taken)

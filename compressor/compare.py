@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from compressor import stats
+from compressor.errors import RecipeError
 from compressor.results import (
     BreakEven,
     Comparison,
@@ -76,6 +77,19 @@ def differences(baseline: Measurement, candidate: Measurement) -> Mapping[str, t
     }
     values = {key: (of(baseline), of(candidate)) for key, of in keys.items()}
     return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+
+
+def require_margin(max_loss: float) -> None:
+    """See that a margin can be held against a loss.
+
+    Args:
+        max_loss: How much score may be lost, in the score's unit.
+
+    Raises:
+        RecipeError: It is negative, or no finite number.
+    """
+    if not 0 <= max_loss < math.inf:
+        raise RecipeError(f"must be a number of 0 or more, not {max_loss:g}", where="--max-loss")
 
 
 def compare(
@@ -348,7 +362,7 @@ def _verdict(
         return "not established", "the interval holds 1"
     limit = check.detection_limit or 0.0
     if 1 / (1 + limit) < interval[1] < 1 or 1 < interval[0] < 1 + limit:
-        return "not established", f"smaller than the detection limit of {limit:.1%}"
+        return "not established", f"the interval reaches into the detection limit of {limit:.1%}"
     return ("better" if interval[1] < 1 else "worse"), ""
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compressor.results import ClassMoved, Confusion, Flip
 from compressor.task.base import Examples
+from compressor.task.metrics import decided
 
 SHOWN = 24
 """Flipped examples that are kept; the broken ones come first."""
@@ -18,28 +19,6 @@ MOST_CLASSES = 1000
 SIDE = 56
 """Largest side of a kept picture, in pixels."""
 _TEXT = 200
-
-
-def answers(outputs: NDArray[np.generic]) -> NDArray[np.int64] | None:
-    """Class numbers of a model's first output.
-
-    Args:
-        outputs: ``(N, C)`` scores, or ``(N,)``/``(N, 1)`` of two classes: probabilities in 0..1, else logits.
-
-    Returns:
-        ``(N,)``, by the rule of :mod:`compressor.task.metrics`; ``None`` where the outputs are no class scores.
-    """
-    if outputs.ndim == 2 and outputs.shape[1] > 1:
-        return np.asarray(outputs.argmax(1), np.int64)
-    if outputs.ndim == 2:
-        outputs = outputs[:, 0]
-    if outputs.ndim != 1:
-        return None
-    if np.issubdtype(outputs.dtype, np.integer):
-        return np.asarray(outputs, np.int64)
-    values = np.asarray(outputs, float)
-    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    return np.asarray(values > (0.5 if low >= -0.01 and high <= 1.01 else 0.0), np.int64)
 
 
 def confusion(
@@ -50,7 +29,7 @@ def confusion(
     examples: Examples,
     *,
     class_names: Sequence[str] = (),
-    texts: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> Confusion | None:
     """Compare two classifiers' outputs, example by example.
 
@@ -61,7 +40,7 @@ def confusion(
         after: The candidate's.
         examples: The test examples; targets ``(N,)`` are class numbers.
         class_names: Names by class number; numbers stand for those that have none.
-        texts: The examples as text, ``(N,)``, where the task has them.
+        columns: Names of the columns, where the examples are rows of a table.
 
     Returns:
         What moved; ``None`` for anything that is no classification, and above :data:`MOST_CLASSES` classes.
@@ -71,9 +50,9 @@ def confusion(
         return None
     if not np.issubdtype(targets.dtype, np.integer) and not np.issubdtype(targets.dtype, np.bool_):
         return None
-    truth, old, new = np.asarray(targets, np.int64), answers(before), answers(after)
-    if old is None or new is None or len(old) != len(truth) or len(new) != len(truth):
+    if any(len(outputs) != len(targets) or outputs.ndim > 2 for outputs in (before, after)):
         return None
+    truth, old, new = np.asarray(targets, np.int64), decided(before), decided(after)
     count = int(max(truth.max(), old.max(), new.max())) + 1
     if count > MOST_CLASSES or min(truth.min(), old.min(), new.min()) < 0:
         return None
@@ -103,12 +82,22 @@ def confusion(
             names[truth[i]],
             names[old[i]],
             names[new[i]],
-            "" if len(texts) > i else _picture(examples.inputs[0][i]),
-            texts[i][:_TEXT] if len(texts) > i else "",
+            _picture(examples.inputs[0][i]),
+            _text(examples, i, columns),
         )
         for i in chosen
     )
     return Confusion(baseline, candidate, classes, len(broken), len(mended), len(moved), flips)
+
+
+def _text(examples: Examples, row: int, columns: Sequence[str]) -> str:
+    """An example as text, of a sane length; empty where it is none."""
+    text = examples.texts[row] if examples.texts else ""
+    if columns:
+        # More of them than characters would be cut off anyway.
+        values = zip(columns[:_TEXT], examples.inputs[0][row][:_TEXT], strict=True)
+        text = ", ".join(f"{column}={value:.6g}" for column, value in values)
+    return text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…"
 
 
 def _picture(example: NDArray[np.generic]) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from compressor.streaming.write import Streamed
 
 WIDTH = 80
+_NAME = 28
 _STAGES = {
     "export": "load and export to ONNX",
     "score": "score the original",
@@ -46,7 +47,8 @@ _STAGES = {
 
 def console(*, stderr: bool = False) -> Console:
     """A console at most 80 columns wide; rich itself respects ``NO_COLOR`` and plain pipes."""
-    found = Console(stderr=stderr, highlight=False)
+    # Bound to the stream of now: while torch exports, sys.stderr is another one.
+    found = Console(file=sys.stderr if stderr else None, highlight=False)
     found.width = min(found.width, WIDTH)
     return found
 
@@ -102,7 +104,8 @@ def print_outcome(outcome: Outcome) -> None:
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     print(render_terminal(outcome.report, WIDTH, color))
     folder = outcome.folder
-    print(f"Compressed model  {_short(folder / 'model.onnx')}")
+    made = next(m.artifact.path for m in outcome.report.measurements if m.role == "candidate")
+    print(f"Compressed model  {_short(folder / made)}")
     print(f"Report            {_short(folder / 'report.html')}  (also .md, .json)")
 
 
@@ -198,14 +201,21 @@ def _print_arms(out: Console, run: BenchRun) -> None:
         "size",
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i else "left", overflow="ellipsis", no_wrap=True)
+    rows = []
     for one in run.measurements:
         found = compare.quantities(one)
         energy = [shown(found.get(compare.energy_metric(name))) for name, _ in meters]
         size = numbers.quantity(one.artifact.size_bytes, "B")
         times = [shown(found.get(compare.WALL_TIME)), shown(found.get(compare.CPU_TIME))]
-        table.add_row(escape(_arm(one.arm)), *times, *energy, _p50(one), size)
+        rows.append((clean(one.arm), *times, *energy, _p50(one), size))
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left", overflow="ellipsis", no_wrap=True)
+    # Names give way, figures do not.
+    columns = zip(*(row[1:] for row in rows), strict=True)
+    parts = [(*head.split("\n"), *cells) for head, cells in zip(heads[1:], columns, strict=True)]
+    room = out.width - sum(2 + max(map(len, part)) for part in parts)
+    for name, *cells in rows:
+        table.add_row(escape(shorten(name, max(min(room, _NAME), 8))), *cells)
     out.print(table)
 
 
@@ -216,8 +226,8 @@ def _print_deltas(out: Console, comparison: Comparison, controls: Sequence[Contr
     limits = {c.metric: c for c in controls}
     reasons: dict[str, list[str]] = {}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for head in ("", "change [95 %]", "limit", "verdict"):
-        table.add_column(head, overflow="fold")
+    for i, head in enumerate(("", "change [95 %]", "limit", "verdict")):
+        table.add_column(head, overflow="fold", no_wrap=bool(i))
     for delta in comparison.deltas:
         # a meter's single domains and what is above idle are in the file
         if delta.metric.startswith(compare.ABOVE_IDLE) or "/" in delta.metric:
@@ -232,7 +242,7 @@ def _print_deltas(out: Console, comparison: Comparison, controls: Sequence[Contr
     score = comparison.score
     if score is not None:
         lost = numbers.loss(score.loss, score.unit, score.ci95)
-        margin = f"margin {numbers.margin(score.max_loss, score.unit)}"
+        margin = numbers.margin(score.max_loss, score.unit)
         table.add_row(escape(score.metric), escape(lost), margin, score.verdict)
     out.print(table)
     for reason, metrics in reasons.items():
@@ -262,7 +272,7 @@ def _score(score: Score) -> str:
 
 
 def _arm(name: str) -> str:
-    return shorten(clean(name), 28)
+    return shorten(clean(name), _NAME)
 
 
 def print_description(description: Description) -> None:

@@ -20,7 +20,7 @@ from compressor.model.base import Arrays
 from compressor.model.quiet import quiet_export
 from compressor.onnx_file import canonical, external_files, load_outline, save_onnx, staged
 from compressor.results import Artifact, Parity, Step, TensorSpec
-from compressor.tracing import first_line, node_line, trace
+from compressor.tracing import first_line, node_line, outputs_of, trace
 
 if TYPE_CHECKING:
     import onnx
@@ -62,20 +62,13 @@ def export_program(model: TorchModel, target: Path) -> Artifact:
     program = trace(model)
     with staged(target) as path, quiet_export():
         torch.export.save(program, path)
-    outputs = []
-    nodes = {node.name: node for node in program.graph.nodes}
-    for name in program.graph_signature.user_outputs:
-        value = nodes[name].meta.get("val") if name in nodes else None
-        if isinstance(value, torch.Tensor):
-            shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-            outputs.append(TensorSpec(name, str(value.dtype).removeprefix("torch."), shape))
     return Artifact(
         path=target.name,
         format="pt2",
         sha256=sha256_of(target),
         size_bytes=target.stat().st_size,
         inputs=model.inputs,
-        outputs=tuple(outputs),
+        outputs=outputs_of(program),
         opset=None,
         parameters=sum(parameter.numel() for parameter in program.parameters()),
         steps=(*model.steps, Step("export", {"format": "pt2"})),

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from compressor.errors import ExportError
 from compressor.model.hf_load import quiet_transformers
 from compressor.model.hf_signature import onnx_config
+from compressor.model.packing import is_ours
 from compressor.model.signature import one_line
-from compressor.onnx_file import save_onnx
+from compressor.onnx_file import load_outline, save_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -33,12 +34,16 @@ def write_onnx(model: TorchModel, target: Path, opset: int) -> None:
         opset: ONNX operator set.
 
     Raises:
-        ExportError: ``optimum-onnx`` or torch cannot export it.
+        ExportError: ``optimum-onnx`` or torch cannot export it, or its weights are in our own 4 or 8 bits.
         ModelError: ``optimum-onnx`` is not installed or does not know the architecture.
     """
-    import onnx
-
     module: Any = model.module
+    if is_ours(module.hf.config.to_dict()):
+        raise ExportError(
+            "its weights are quantized already, by 'compress stream', for PyTorch alone",
+            where=model.name,
+            mend="give the model that it was made from, or measure it by 'compress bench' on torch",
+        )
     config = onnx_config(module.hf, module.task, model.name)
     # The exporter switches the cache on or off in the model's own config and leaves it so.
     before = {name: getattr(module.hf.config, name, None) for name in ("return_dict", "use_cache")}
@@ -49,7 +54,8 @@ def write_onnx(model: TorchModel, target: Path, opset: int) -> None:
         try:
             export(module.hf, config, file, opset=opset, input_shapes=_sizes(model), device="cpu")
             config.fix_dynamic_axes(file, device="cpu", dtype="fp32")
-            proto = onnx.load(str(file))
+            # Its weights stay in the exporter's file until they are written: the model itself is in memory already.
+            proto = load_outline(file)
         except Exception as error:  # torch's tracer, optimum and the model itself raise what they like
             raise ExportError(
                 f"optimum-onnx cannot export it: {one_line(error)}", where=model.name, mend="report it with the model"
@@ -57,9 +63,8 @@ def write_onnx(model: TorchModel, target: Path, opset: int) -> None:
         finally:
             for name, value in before.items():
                 setattr(module.hf.config, name, value)
-    _settle(proto, model)
-    save_onnx(proto, target)
-    with quiet_transformers():
+        _settle(proto, model)
+        save_onnx(proto, target)
         module.hf.config.save_pretrained(target.parent)
         if module.hf.can_generate() and getattr(module.hf, "generation_config", None) is not None:
             module.hf.generation_config.save_pretrained(target.parent)

@@ -49,7 +49,7 @@ def software_carbon_intensity(
     return operational_carbon_g(energy_j, intensity_g_per_kwh, pue) + embodied_g
 
 
-def energy_precision(error: float, energy_j: float, alpha: float = 1.0) -> float:
+def energy_precision(error: float, energy_j: float, alpha: float) -> float:
     """Energy-precision ratio ``M = Error^alpha × EPI``; smaller is better.
 
     Source: Lenherr, Pawlitzek and Michel, "New universal sustainability metrics to assess edge intelligence",

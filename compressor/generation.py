@@ -21,6 +21,7 @@ from compressor.model import hf_folder
 from compressor.model.base import Arrays
 from compressor.results import Artifact, Plan, Score, TaskSummary, Workload
 from compressor.runtimes.base import Session
+from compressor.runtimes.batching import unique
 from compressor.runtimes.decoding import Decoder, open_language_model
 from compressor.task.language import AGREEMENT, TextTask, open_text
 
@@ -168,8 +169,4 @@ def _artifact(file: Path, session: Session) -> Artifact:
 def _unique(file: Path, taken: Sequence[str]) -> str:
     """The folder's name, or the file's with its folder; numbered where it is taken."""
     resolved = file.resolve()
-    name = resolved.name if file.is_dir() else f"{resolved.parent.name}/{resolved.name}"
-    count, found = 2, name
-    while found in taken:
-        found, count = f"{name} ({count})", count + 1
-    return found
+    return unique(resolved.name if file.is_dir() else f"{resolved.parent.name}/{resolved.name}", taken)

@@ -51,15 +51,18 @@ class Recipe(BaseModel):
     data: str | None = None
     metric: str | None = None
     target: str | None = None
-    max_loss: Annotated[float, Field(ge=0)] | None = None
-    seed: int | None = None
+    max_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
 
-    @field_validator("methods")
+    @field_validator("methods", mode="before")
     @classmethod
-    def _one_name_each(cls, methods: list[Any]) -> list[Any]:
+    def _one_name_each(cls, methods: Any) -> Any:
+        if not isinstance(methods, list):
+            raise ValueError("is no list; write '- NAME' for each method, one below the other")
         for entry in methods:
-            if isinstance(entry, Mapping) and len(entry) != 1:
-                raise ValueError("each entry is one method: a name, or a name with its settings")
+            settled = isinstance(entry, Mapping) and [isinstance(held, Mapping) for held in entry.values()] == [True]
+            if not isinstance(entry, str) and not settled:
+                raise ValueError("each entry is one method: a name ('- int8'), or a name with its settings")
         return methods
 
     def steps(self) -> list[tuple[str, dict[str, Plain]]]:
@@ -90,7 +93,7 @@ def load_recipe(path: Path) -> Recipe:
             raise RecipeError("no such file or ready recipe", where=path, mend=nearest(str(path), known))
         path = known[str(path)]
     try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+        held = yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except FileNotFoundError:
         raise RecipeError("no such file; check the path", where=path) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -116,6 +119,18 @@ def load_recipe(path: Path) -> Recipe:
             raise RecipeError(f"no method '{name}'", where=path, mend=nearest(name, METHODS))
         _check_settings(name, settings, path)
     return recipe
+
+
+class _Strict(yaml.SafeLoader):
+    """Plain YAML, in which a key that stands twice is a mistake: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def ready_recipes() -> dict[str, Path]:

@@ -7,7 +7,7 @@ that could not be had is ``None`` or an absent key with its reason in a note, ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 SCHEMA = 2
@@ -101,7 +101,7 @@ class Artifact:
 
     Attributes:
         path: The file, relative to the run's folder.
-        format: ``onnx`` or ``pt2``.
+        format: ``onnx``, ``pt2``, ``safetensors`` or ``torchao``.
         sha256: Over the file and its external data files, in name order.
         size_bytes: Of the file and its external data together.
         inputs: The model's inputs.
@@ -249,11 +249,13 @@ class Reading:
         time_s: Monotonic clock.
         energy_j: Joules per domain since some fixed start. A domain that could not be read is absent.
         epoch: How often the meter has lost count since it was opened; readings of two epochs have no difference.
+        busy_s: Seconds per domain in which a GPU ran anything, cumulative too; absent where it does not tell.
     """
 
     time_s: float
     energy_j: Mapping[str, float]
     epoch: int = 0
+    busy_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -382,6 +384,8 @@ class Trial:
         energy_j: Joules per domain, gross, keyed ``meter/domain``. A domain that could not be read is absent.
         foreign_load: Share of the cores that other processes kept busy meanwhile, 0..1.
         temperature_c: Hottest CPU sensor at the end; ``None`` where there is none.
+        utilisation: Share of the time in which a GPU ran anything, 0..1, keyed ``meter/domain``, mean over the windows.
+            A GPU that does not tell is absent; the meter's ``source`` says why.
     """
 
     block: int
@@ -391,6 +395,7 @@ class Trial:
     energy_j: Mapping[str, float]
     foreign_load: float
     temperature_c: float | None
+    utilisation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -670,6 +675,7 @@ class Confusion:
         mended: Examples that only the candidate gets right.
         moved: Examples that both get wrong, differently.
         flips: Some of those that changed, the broken ones first; at most as many as are worth looking at.
+        counted: What is counted: test examples, or the words in them.
     """
 
     baseline: str
@@ -679,6 +685,7 @@ class Confusion:
     mended: int
     moved: int
     flips: tuple[Flip, ...]
+    counted: Literal["test examples", "words"] = "test examples"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ def score_delta(baseline: Score, candidate: Score, max_loss: float) -> ScoreDelt
     if not paired or baseline.per_example is None or candidate.per_example is None:
         how = f"{baseline.name} has no value per example, so its loss has no interval"
     elif set(baseline.per_example) | set(candidate.per_example) <= {0.0, 1.0}:
-        right = [v == 1 for v in baseline.per_example], [v == 1 for v in candidate.per_example]
+        # Of errors 0 is the right one.
+        best = 1.0 if sign > 0 else 0.0
+        right = [v == best for v in baseline.per_example], [v == best for v in candidate.per_example]
         _, interval = stats.paired_proportion_loss(*right)
         p_value = stats.mcnemar(*right)
         how = f"{len(right[0])} pairs, Bonett-Price interval, exact McNemar p = {p_value:.2g}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -15,16 +16,27 @@ Interval = tuple[float, float]
 CONFIDENCE = 0.95
 
 
-def _t_interval(values: Sequence[float], confidence: float) -> Interval | None:
-    """Student's t-interval of a mean; ``None`` with fewer than two values."""
+@cache  # a report asks for the same few of them hundreds of times, and scipy takes its time
+def _t_quantile(confidence: float, freedom: float) -> float:
+    """Half-width of Student's two-sided interval in standard errors."""
     from scipy.stats import t
 
-    count = len(values)
+    return float(t.ppf((1 + confidence) / 2, freedom))
+
+
+def mean(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, Interval | None]:
+    """Mean and Student's t-interval of it; the interval is ``None`` with fewer than two values.
+
+    Raises:
+        ValueError: No values.
+    """
+    if not values:
+        raise ValueError("a mean needs at least one value")
+    count, centre = len(values), float(np.mean(values))
     if count < 2:
-        return None
-    mean = float(np.mean(values))
-    half = float(t.ppf((1 + confidence) / 2, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    return mean - half, mean + half
+        return centre, None
+    half = _t_quantile(confidence, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return centre, (centre - half, centre + half)
 
 
 def _logs(values: Sequence[float]) -> list[float]:
@@ -46,11 +58,8 @@ def geometric_mean(values: Sequence[float], confidence: float = CONFIDENCE) -> t
     Raises:
         ValueError: No values, or one that is not positive and finite.
     """
-    if not values:
-        raise ValueError("a mean needs at least one value")
-    logs = _logs(values)
-    interval = _t_interval(logs, confidence)
-    return math.exp(float(np.mean(logs))), interval and (math.exp(interval[0]), math.exp(interval[1]))
+    centre, interval = mean(_logs(values), confidence)
+    return math.exp(centre), interval and (math.exp(interval[0]), math.exp(interval[1]))
 
 
 def ratio_interval(
@@ -133,8 +142,7 @@ def difference_interval(
     """
     if len(minuend) != len(subtrahend) or not minuend:
         raise ValueError(f"pairs are needed, not {len(minuend)} and {len(subtrahend)} values")
-    differences = (np.asarray(minuend, float) - np.asarray(subtrahend, float)).tolist()
-    return float(np.mean(differences)), _t_interval(differences, confidence)
+    return mean((np.asarray(minuend, float) - np.asarray(subtrahend, float)).tolist(), confidence)
 
 
 def mcnemar(baseline_right: Sequence[bool], candidate_right: Sequence[bool]) -> float:

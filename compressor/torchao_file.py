@@ -1,12 +1,14 @@
-"""Models that torchao quantized, as files: safetensors, with what is needed to load them again and without pickle.
+"""Models that only PyTorch runs, as files: safetensors, with what is needed to load them again and without pickle.
 
-``model.safetensors`` holds every weight; its header says of what type each is and what was done (:class:`About`).
+``model.safetensors`` holds every weight, in bfloat16 or as torchao quantized it; its header says of what type each is
+and what was done (:class:`About`).
 Beside it lies how to build the module: ``model.graph.pt2``, the traced program without its weights, or for a Hugging
 Face model its ``config.json`` and ``signature.json``. The header holds the hash of those files, so that the hash of
 ``model.safetensors`` stands for all of them.
 
 ``torch.export`` programs hold ATen operators instead of ``nn.Linear``, which ``torchao.quantization.quantize_`` looks
-for. Its tensors act wherever ``torch.nn.functional.linear`` is called on them, so that is what their nodes call here.
+for. Its tensors act wherever ``torch.nn.functional.linear`` is called on them, so that is what their nodes call here. A
+program in bfloat16 has its casts in its own graph; a Hugging Face model gets them where it is loaded.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import json
 import types
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ModelError
+from compressor.model.filling import build_folder, fill_module
 from compressor.model.quiet import quiet_export
 from compressor.model.signature import one_line
 from compressor.onnx_file import staged
@@ -35,6 +38,9 @@ HEADER = "compressor.torchao"
 """Key of :class:`About` in the header of the safetensors file."""
 GRAPH = "model.graph.pt2"
 SPARSE = "sparse-2:4"
+BF16 = "bf16"
+_PLAIN = (BF16, SPARSE)
+"""Precisions whose weights are plain tensors, of which torchao's format knows nothing."""
 _PREFIX = "quantized."
 
 
@@ -45,8 +51,8 @@ class About:
     Attributes:
         method: The method's name.
         precision: Of the weights that it changed, e.g. ``int8``.
-        config: torchao's own description of its settings; empty for 2:4 sparsity.
-        layers: Names of the weights that were changed.
+        config: torchao's own description of its settings; empty where the weights are plain tensors.
+        layers: Names of the weights that were changed; in bfloat16, of the operators that compute in it.
         left: Name of each other operator or layer that does arithmetic, and why it was left.
         by_op: The operators of the model and how often each occurs.
         bfloat16: Whether the changed layers compute in bfloat16, which their kernels want.
@@ -54,6 +60,7 @@ class About:
         outputs: Its outputs.
         files: Name of each file beside it that building the module needs, and its SHA-256.
         versions: Of torch and torchao when it was written.
+        shared: Name of each weight that is another one, too, and the name under which the file holds both.
     """
 
     method: str
@@ -67,6 +74,7 @@ class About:
     outputs: tuple[TensorSpec, ...]
     files: dict[str, str]
     versions: dict[str, str]
+    shared: dict[str, str] = field(default_factory=dict)
 
 
 def torchao() -> types.ModuleType:
@@ -78,7 +86,7 @@ def torchao() -> types.ModuleType:
 
 
 def read_about(path: Path) -> About | None:
-    """What a safetensors file says of itself; ``None`` if torchao's tensors are not in it.
+    """What a safetensors file says of itself; ``None`` if no method for PyTorch wrote it.
 
     Raises:
         ModelError: It is damaged.
@@ -155,19 +163,34 @@ def save_huggingface(weights: Mapping[str, Tensor], folder: Path, about: About) 
 def _save_weights(weights: Mapping[str, Tensor], about: About, beside: list[Path], target: Path) -> None:
     from safetensors.torch import save_file
 
-    with quiet_export():
-        from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
-    changed = {name: weights[name].detach() for name in about.layers}
-    if about.precision == SPARSE:
-        changed = {}
-    # torchao takes a name apart at its last dot, and fails on one without.
-    tensors, header = flatten_tensor_state_dict({f"{_PREFIX}{name}": tensor for name, tensor in changed.items()})
-    # Tied weights share memory, which safetensors refuses: every name gets its own copy.
-    tensors |= {name: tensor.detach().clone() for name, tensor in weights.items() if name not in changed}
+    quantized = {} if about.precision in _PLAIN else {name: weights[name].detach() for name in about.layers}
+    tensors: dict[str, Tensor] = {}
+    header = {"format": "pt"}  # what transformers asks of a file
+    if quantized:
+        with quiet_export():
+            from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+        # torchao takes a name apart at its last dot, and fails on one without.
+        tensors, header = flatten_tensor_state_dict({f"{_PREFIX}{name}": t for name, t in quantized.items()})
+    held: dict[tuple[Any, ...], str] = {}
+    shared: dict[str, str] = {}
+    for name, tensor in weights.items():
+        if name in quantized:
+            continue
+        first = held.setdefault(_identity(tensor), name) if tensor.numel() else name
+        if first == name:
+            tensors[name] = tensor.detach().clone()  # what shares memory in part, safetensors refuses
+        else:
+            shared[name] = first
     files = {file.name: _sha256(file) for file in beside}
-    text = json.dumps({**asdict(about), "files": files})
+    text = json.dumps({**asdict(about), "files": files, "shared": shared})
     with staged(target) as path:
         save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={**header, HEADER: text})
+
+
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    """What two tensors have in common if they are one: tied weights."""
+    place = tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+    return *place, tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def describe_torchao(path: Path, parameters: int | None, steps: tuple[Step, ...], root: Path | None = None) -> Artifact:
@@ -175,7 +198,7 @@ def describe_torchao(path: Path, parameters: int | None, steps: tuple[Step, ...]
 
     Args:
         path: The safetensors file, what it needs beside it.
-        parameters: Number of weights before quantization, if known.
+        parameters: Number of the model's weights, if known.
         steps: How it came about; by the header alone if empty.
         root: Folder that the record's path is relative to; the path as given if ``None``.
 
@@ -183,13 +206,13 @@ def describe_torchao(path: Path, parameters: int | None, steps: tuple[Step, ...]
         The record; its hash covers the files beside it by the header, its size all of them.
 
     Raises:
-        ModelError: It is damaged, or holds nothing that torchao quantized.
+        ModelError: It is damaged, or no method for PyTorch wrote it.
     """
     about = _about(path)
     files = [path, *companions(path)]
     return Artifact(
         path=str(path.relative_to(root) if root else path),
-        format="torchao",
+        format="safetensors" if about.precision == BF16 else "torchao",
         sha256=_sha256(path),
         size_bytes=sum(file.stat().st_size for file in files if file.is_file()),
         inputs=about.inputs,
@@ -203,7 +226,7 @@ def describe_torchao(path: Path, parameters: int | None, steps: tuple[Step, ...]
 def _about(path: Path) -> About:
     about = read_about(path)
     if about is None:
-        raise ModelError("holds no weights that torchao quantized", where=path)
+        raise ModelError("is not what bf16 or a torchao method writes", where=path)
     return about
 
 
@@ -228,27 +251,38 @@ def load(path: Path, device: str = "cpu") -> tuple[torch.nn.Module, About]:
             raise ModelError("is missing: the module is built from it", where=file, mend=f"keep it beside {path.name}")
         if _sha256(file) != about.files[file.name]:
             raise ModelError(f"is not the one that {path.name} was written with", where=file)
-    torchao()
-    with quiet_export():
-        from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
-
     with warnings.catch_warnings(), quiet_export():
-        tensors = load_file(path, device=device)
-        try:
-            changed, _ = unflatten_tensor_state_dict(
-                {name: t for name, t in tensors.items() if name.startswith(_PREFIX)}, _header(path)
-            )
-        except Exception as error:  # KeyError, ValueError, TypeError: whatever a header that does not fit leads to
-            raise ModelError(f"its weights do not fit its header: {one_line(error)}", where=path) from error
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_PREFIX)}
-    weights |= {name.removeprefix(_PREFIX): tensor for name, tensor in changed.items()}
-    if about.precision == SPARSE:
+        weights = load_file(path, device=device)
+    weights |= {name: weights[held] for name, held in about.shared.items() if held in weights}
+    if about.precision not in _PLAIN:
+        weights = _unflattened(path, weights)
+    elif about.precision == SPARSE:
         from torch.sparse import to_sparse_semi_structured
 
         weights.update({name: to_sparse_semi_structured(weights[name]) for name in about.layers})
-    module = _program(path, device) if GRAPH in about.files else _huggingface(path, device)
-    _fill(path, module, weights, about)
+    if GRAPH not in about.files:
+        module = build_folder(path.parent, weights, device, bfloat16=about.precision == BF16)
+    else:
+        module = _program(path, device)
+        fill_module(path, module, weights)
+    if about.precision != BF16:
+        call_linear(module, about.layers, bfloat16=about.bfloat16)
     return module, about
+
+
+def _unflattened(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, those that torchao took apart in its types again."""
+    torchao()
+    with warnings.catch_warnings(), quiet_export():
+        from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+
+        apart = {name: tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
+        try:
+            whole, _ = unflatten_tensor_state_dict(apart, _header(path))
+        except Exception as error:  # KeyError, ValueError, TypeError: whatever a header that does not fit leads to
+            raise ModelError(f"its weights do not fit its header: {one_line(error)}", where=path) from error
+    plain = {name: tensor for name, tensor in tensors.items() if name not in apart}
+    return {**plain, **{name.removeprefix(_PREFIX): tensor for name, tensor in whole.items()}}
 
 
 def _header(path: Path) -> dict[str, str]:
@@ -268,40 +302,6 @@ def _program(path: Path, device: str) -> torch.nn.Module:
 
         program = move_to_device_pass(program, device)
     return program_module(place, program)
-
-
-def _huggingface(path: Path, device: str) -> torch.nn.Module:
-    from compressor.model import hf_folder, hf_load
-    from compressor.model.hf_signature import kept_signature
-    from compressor.model.huggingface import HuggingFaceModule
-
-    known = kept_signature(path.parent)
-    if known is None:
-        raise ModelError("lacks its signature.json", where=path.parent)
-    with hf_load.quiet_transformers() as transformers:
-        config = transformers.AutoConfig.from_pretrained(path.parent, local_files_only=True)
-        hf = getattr(transformers, hf_folder.TASKS[known.task]).from_config(config)
-    names = [[spec.name for spec in specs] for specs in (known.inputs, known.outputs)]
-    return HuggingFaceModule(hf, known.task, *names).eval().to(device)
-
-
-def _fill(path: Path, module: torch.nn.Module, weights: Mapping[str, Tensor], about: About) -> None:
-    """Put every weight in its place, and have the changed layers call what torchao's tensors answer to."""
-    import torch
-
-    root: Any = getattr(module, "hf", module)
-    own = root.state_dict(keep_vars=True)
-    if missing := sorted(set(own) - set(weights)):
-        raise ModelError(f"holds no '{missing[0]}', which its module needs", where=path)
-    for name, value in weights.items():
-        if name not in own:
-            raise ModelError(f"holds '{name}', which its module has no place for", where=path)
-        owner, _, leaf = name.rpartition(".")
-        is_parameter = isinstance(own[name], torch.nn.Parameter)
-        setattr(
-            root.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False) if is_parameter else value
-        )
-    call_linear(module, about.layers, bfloat16=about.bfloat16)
 
 
 def call_linear(module: torch.nn.Module, layers: tuple[str, ...], *, bfloat16: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from compressor.errors import ExportError
 from compressor.model.quiet import quiet_export
+from compressor.results import TensorSpec
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -52,6 +53,20 @@ def trace(model: TorchModel) -> ExportedProgram:
         raise _trace_error(error, model.name) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def outputs_of(program: ExportedProgram) -> tuple[TensorSpec, ...]:
+    """Name, type and shape of what a traced program returns; a symbolic size is free."""
+    import torch
+
+    nodes = {node.name: node for node in program.graph.nodes}
+    specs = []
+    for name in program.graph_signature.user_outputs:
+        value = nodes[name].meta.get("val") if name in nodes else None
+        if isinstance(value, torch.Tensor):
+            shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+            specs.append(TensorSpec(name, str(value.dtype).removeprefix("torch."), shape))
+    return tuple(specs)
 
 
 def node_line(node: Node) -> str | None:

@@ -35,3 +35,12 @@ def chain(tmp_path: Path) -> Path:
 def demo_model() -> Path:
     """The model that the package carries."""
     return Path(__file__).parents[1] / "compressor" / "demo" / "resnet8.pt2"
+
+
+@pytest.fixture(scope="module")
+def hurried() -> Iterator[None]:
+    """Benchmarks of windows of 50 ms."""
+    from fast import hurried
+
+    with hurried():
+        yield

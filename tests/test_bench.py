@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fast import hurry
+from invented import invented_benchmark
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compressor import bench
 from compressor.bench import BenchJob, _runtimes, run_bench
-from compressor.benchmark import plan, runner
+from compressor.benchmark import runner
 from compressor.errors import CompressorError, OutputError
 from compressor.results import BenchRecord
 from compressor.store.records import dump_report, load_measured, load_report, report_schema
@@ -27,13 +26,13 @@ from compressor.store.records import dump_report, load_measured, load_report, re
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    presets, limit = dict(plan.PRESETS), runner.FOREIGN_LOAD_LIMIT
-    hurry()
-    yield
-    plan.PRESETS.update(presets)
-    runner.FOREIGN_LOAD_LIMIT = limit
+pytestmark = pytest.mark.usefixtures("hurried")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker: the record that the tests share has them."""
+    monkeypatch.setattr(bench, "run_benchmark", invented_benchmark)
 
 
 class Mlp(nn.Module):
@@ -70,7 +69,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def record(files: tuple[Path, Path]) -> BenchRecord:
+def record(hurried: None, files: tuple[Path, Path]) -> BenchRecord:
     """An ONNX file against a program on either runtime, at two batch sizes."""
     graph, program = files
     job = BenchJob(
@@ -159,6 +158,7 @@ def test_the_schema_in_the_repository_is_current() -> None:
     assert file.read_text() == made, "write it anew: make schema"
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_data_give_scores(tmp_path: Path, demo_model: Path) -> None:
     found = run_bench(BenchJob((demo_model,), data="demo", preset="quick", batches=(8,), meters=("cpu-time",)))
     (run,) = found.runs
@@ -169,6 +169,7 @@ def test_data_give_scores(tmp_path: Path, demo_model: Path) -> None:
     assert (score.name, score.value > 0.92) == ("accuracy", True)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_same_name_in_two_folders_and_the_same_file_twice(files: tuple[Path, Path], tmp_path: Path) -> None:
     other = save_chain(tmp_path / "small.onnx", seed=1)
     job = BenchJob((files[0], other, other), preset="quick", meters=("cpu-time",))
@@ -178,7 +179,7 @@ def test_same_name_in_two_folders_and_the_same_file_twice(files: tuple[Path, Pat
 
 def test_fixed_batch_is_measured_at_that_batch(files: tuple[Path, Path], tmp_path: Path) -> None:
     fixed = save_program(tmp_path / "fixed.pt2", batch=4)
-    found = run_bench(BenchJob((files[0], fixed), preset="quick", meters=("cpu-time",)))
+    found = run_bench(BenchJob((files[0], fixed), ("onnxruntime",), preset="quick", meters=("cpu-time",)))
     assert [m.plan.batch for run in found.runs for m in run.measurements] == [4, 4, 4]
 
 
@@ -237,7 +238,8 @@ def test_files_that_bench_does_not_take(files: tuple[Path, Path], tmp_path: Path
     torch.save(Mlp().state_dict(), tmp_path / "weights.pt")
     assert told(tmp_path / "weights.pt") == (
         f"{tmp_path / 'weights.pt'}: is a state dict; bench takes ONNX files, exported programs, Hugging Face folders "
-        "and what the torchao methods write; 'compress MODEL' writes the first two from it, to baseline/ of its folder"
+        "and what bf16 and the torchao methods write; 'compress MODEL' writes the first two from it, to baseline/ of "
+        "its folder"
     )
     wide = save_chain(tmp_path / "wide.onnx", width=128)
     assert told(files[0], wide) == (
@@ -251,13 +253,13 @@ def test_files_that_bench_does_not_take(files: tuple[Path, Path], tmp_path: Path
 
 
 def test_interrupt_keeps_the_finished_runs(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    real, done = bench.run_benchmark, []
+    done = []
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         if done:
             raise KeyboardInterrupt
         done.append(1)
-        return real(*arguments, **options)
+        return invented_benchmark(*arguments, **options)
 
     monkeypatch.setattr(bench, "run_benchmark", interrupted)
     job = BenchJob(files[:1], batches=(1, 2, 4), preset="quick", meters=("cpu-time",))
@@ -279,7 +281,7 @@ def test_interrupted_blocks_say_what_they_still_allow(
         return real(self, *arguments)
 
     monkeypatch.setattr(runner._RunningArm, "window", window)
-    found = run_bench(BenchJob(files, preset="quick", meters=("cpu-time",)))
+    found = run_bench(BenchJob((files[0], files[0]), preset="quick", meters=("cpu-time",)))
     assert found.interrupted
     assert "Only 1 of 3 blocks were finished (interrupted)." in found.runs[0].warnings
     reasons = {d.reason for d in found.runs[0].comparisons[0].deltas if d.metric == "CPU time per inference"}

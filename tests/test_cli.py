@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from invented import invented_benchmark
 
 from compressor import cli
 
@@ -68,7 +71,18 @@ KNOWN_METERS = "battery, cpu-time, exec, hwmon, log, nvml, pyrapl, rapl, replay"
         (["{demo}", "--data", "demo", "--metric", "acuracy"], "did you mean 'accuracy'?"),
         (["{demo}", "--data", "fashion-mnits"], "did you mean 'fashion-mnist'?"),
         (["{demo}", "--metohd", "int8"], "there is no option --metohd; did you mean '--method'?"),
-        (["{demo}", "--max-loss", "-1"], "--max-loss: must be 0 or more, not -1"),
+        (["{demo}", "--max-loss", "-1"], "--max-loss: must be a number of 0 or more, not -1"),
+        (["{demo}", "--max-loss", "nan"], "--max-loss: must be a number of 0 or more, not nan"),
+        (["{demo}", "--seed", "-1"], "--seed: must be from 0 to 4294967295, not -1"),
+        (["{demo}", "--threads", "100000"], "--threads: must be at most 1024, not 100000"),
+        (["{demo}", "--out", "."], ".: is no name for a new folder; name another folder with --out"),
+        (["{demo}", "--method", "prune", "--by-rule"], "--by-rule: is about int8, not prune"),
+        (
+            ["{demo}", "--recipe", "cnn", "--method", "int8"],
+            "--method: cannot be given with --recipe, which names prune, ",
+        ),
+        (["bench", "{demo}", "--max-loss", "-1"], "--max-loss: must be a number of 0 or more, not -1"),
+        (["bench", "{demo}", "--threads", ""], "'' is not a number; give one or several such as 1,8,32"),
         (["{demo}", "--threads", "0"], "--threads: must be at least 1, not 0"),
         (["{demo}", "--batch", "0"], "--batch: must be at least 1, not 0"),
         (["{demo}", "--batch", "many"], "Invalid value for '--batch': 'many' is not a valid integer."),
@@ -104,8 +118,7 @@ def test_mistake_is_one_line_with_exit_code_2_and_leaves_nothing(
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1
     assert message in shown.err
-    left = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert left == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_meter_that_cannot_be_read_is_an_error_not_a_fall_back(
@@ -118,6 +131,14 @@ def test_meter_that_cannot_be_read_is_an_error_not_a_fall_back(
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, str(demo_model), "--meter", "battery") == 2
     assert capsys.readouterr().err.startswith("error: battery: ")
+
+
+def test_terminal_that_knows_only_ascii_gets_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert call(monkeypatch, "recipes") == 0
+    shown.seek(0)
+    assert "prune ? distill ? int8" in shown.read()
 
 
 def test_meters_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,50 +175,53 @@ def test_closed_pipe_is_not_a_traceback(chain: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-FAST = Path(__file__).parent / "fast.py"
-
-
-def fast(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run ``compress`` with windows of 50 ms, in a process of its own."""
-    return subprocess.run([sys.executable, FAST, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
-
-
-def test_bench_prints_keeps_and_is_compared(demo_model: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hurried")
+def test_bench_prints_keeps_and_is_compared(
+    demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two measurements of one file; whatever they differ by at such windows, the file and the table are whole."""
+    monkeypatch.chdir(tmp_path)
     demo = str(demo_model)
-    done = fast("bench", demo, demo, "--runtime", "torch,onnxruntime", "--quick", "--out", "a.json", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("batch 1, 1 thread, per inference\n")
-    assert "resnet8.pt2 on onnxruntime against resnet8.pt2" in done.stdout
-    assert "estimated" in done.stdout
-    assert done.stdout.endswith("Measurement  a.json\n")
-    assert max(len(line.rstrip()) for line in done.stdout.splitlines()) <= 80
+
+    def told(*arguments: str) -> tuple[int, str, str]:
+        return call(monkeypatch, *arguments), *capsys.readouterr()
+
+    code, out, err = told("bench", demo, demo, "--runtime", "torch,onnxruntime", "--quick", "--out", "a.json")
+    assert (code, err) == (0, "")
+    assert out.startswith("batch 1, 1 thread, per inference\n")
+    assert "resnet8.pt2 on onnxruntime against resnet8.pt2" in out
+    assert "estimated" in out
+    assert out.endswith("Measurement  a.json\n")
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
     assert os.listdir(tmp_path) == ["a.json"]
 
-    again = fast("bench", demo, "--quick", "--out", "b.json", "--json", cwd=tmp_path)
-    assert (again.returncode, again.stderr) == (0, "")
-    assert json.loads(again.stdout) == json.loads((tmp_path / "b.json").read_text())
+    from compressor import bench
 
-    other = fast("compare", "a.json", "b.json", cwd=tmp_path)
-    assert other.returncode == 2
-    assert "runtime.name (onnxruntime against torch)" in other.stderr
-    assert other.stderr.count("\n") == 1
+    monkeypatch.setattr(bench, "run_benchmark", invented_benchmark)  # once is enough for the workers
+    code, out, err = told("bench", demo, "--quick", "--out", "b.json", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "b.json").read_text())
 
-    same = fast("compare", "a.json", "b.json", "--arm", "resnet8.pt2", cwd=tmp_path)
-    assert (same.returncode, same.stderr) == (0, "")
-    assert "Separate runs: their blocks are not paired" in same.stdout
-    assert max(len(line.rstrip()) for line in same.stdout.splitlines()) <= 80
+    code, _, err = told("compare", "a.json", "b.json")
+    assert code == 2
+    assert "runtime.name (onnxruntime against torch)" in err
+    assert err.count("\n") == 1
+
+    code, out, err = told("compare", "a.json", "a.json", "--arm", "resnet8.pt2")
+    assert (code, err) == (0, "")
+    assert "Separate runs: their blocks are not paired" in out
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
 
     # A file against itself is never better.
-    gated = fast("compare", "a.json", "a.json", "--fail-unless", "better", "--json", cwd=tmp_path)
-    assert (gated.returncode, gated.stderr) == (1, "")
-    gate = json.loads(gated.stdout)["gate"]
+    code, out, err = told("compare", "a.json", "a.json", "--fail-unless", "better", "--json")
+    assert (code, err) == (1, "")
+    gate = json.loads(out)["gate"]
     assert (gate["wish"], gate["met"]) == ("better", False)
 
 
-def test_bench_interrupted_before_the_first_block(demo_model: Path, tmp_path: Path) -> None:
+def test_bench_interrupted_before_the_first_block(chain: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "compressor", "bench", str(demo_model), "--quick", "--out", str(tmp_path / "a.json")],
+        [sys.executable, "-m", "compressor", "bench", str(chain), "--quick", "--out", str(tmp_path / "a.json")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -208,10 +232,11 @@ def test_bench_interrupted_before_the_first_block(demo_model: Path, tmp_path: Pa
     parent = psutil.Process(process.pid)
     while not any("compressor.benchmark.worker" in child.cmdline() for child in parent.children()):
         assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "interrupted: no block was finished\n")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [chain]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

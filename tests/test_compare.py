@@ -131,7 +131,7 @@ def test_difference_below_the_detection_limit_is_not_established() -> None:
     assert found.ci95 is not None
     assert found.ci95[1] < 1
     assert found.verdict == "not established"
-    assert found.reason.startswith("smaller than the detection limit of ")
+    assert found.reason.startswith("the interval reaches into the detection limit of ")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +228,18 @@ def test_break_even_is_cost_over_saving() -> None:
     assert energy.metric == "energy (rapl)"
     assert energy.inferences == pytest.approx(330 / (0.006 * 22))
     assert energy.cost.provenance == "measured"
+    # The ends of the interval are those of the saving, the other way round: the larger it is, the sooner it pays.
+    (cpu, _) = compare.break_even(measured("base", [0.010, 0.011, 0.012]), measured("cand", [0.004] * 3), stages)
+    low, high = (12.0 / (0.007 + sign * 4.302653 * 0.001 / 3**0.5) for sign in (1, -1))
+    assert cpu.ci95 == pytest.approx((low, high))
+
+
+def test_break_even_needs_costs_and_blocks_that_both_finished() -> None:
+    stages = (StageCost("export", 1.0, 2.0, {}),)
+    apart = measured("base", BASE), measured("cand", FAST)
+    others = replace(apart[1], trials=tuple(replace(t, block=t.block + 100) for t in apart[1].trials))
+    assert compare.break_even(apart[0], others, stages) == ()
+    assert compare.break_even(*apart, ()) == ()
 
 
 def test_break_even_is_never_established_when_nothing_is_saved() -> None:

@@ -2,6 +2,7 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -43,11 +44,19 @@ def test_pictures_are_kept_small_and_as_they_are():
 
 def test_texts_stand_for_examples_that_are_texts():
     ids = np.zeros((2, 16), np.int64)
-    found = confusion(
-        "a", "b", scores([0, 1]), scores([1, 1]), Examples((ids,), np.array([0, 1])), texts=["good " * 100, "bad"]
-    )
-    assert found.flips[0].text == ("good " * 100)[:200]
+    examples = Examples((ids,), np.array([0, 1]), ["good " * 100, "bad"])
+    found = confusion("a", "b", scores([0, 1]), scores([1, 1]), examples)
+    assert found.flips[0].text == ("good " * 100)[:199] + "…"
     assert found.flips[0].picture == ""
+
+
+def test_rows_of_a_table_are_told_by_their_columns():
+    rows = Examples((np.array([[1.5, 20], [3, 1e9]]),), np.array([0, 1]))
+    found = confusion("a", "b", scores([0, 1]), scores([1, 1]), rows, columns=("size", "age"))
+    assert [flip.text for flip in found.flips] == ["size=1.5, age=20"]
+    wide = Examples((np.zeros((2, 5000)),), np.array([0, 1]))
+    found = confusion("a", "b", scores([0, 1]), scores([1, 1]), wide, columns=[f"c{i}" for i in range(5000)])
+    assert len(found.flips[0].text) == 200
 
 
 def test_two_classes_may_be_one_logit_or_one_probability():
@@ -66,6 +75,25 @@ def test_what_is_no_classification_has_no_confusion():
     assert confusion("a", "b", ones, ones, Examples(inputs, np.zeros((2, 4), np.int64))) is None
     assert confusion("a", "b", np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), Examples(inputs, np.array([0, 1]))) is None
     assert confusion("a", "b", ones, ones, Examples(inputs, np.array([0, 5000]))) is None
+    assert confusion("a", "b", ones, ones, Examples(inputs, np.array([0, -1]))) is None
+    assert confusion("a", "b", ones, ones[:1], Examples(inputs, np.array([0, 1]))) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"),
+    [
+        ((1, 8, 8), True),
+        ((3, 8, 8), True),
+        ((2, 8, 8), False),
+        ((1, 7, 99), False),
+        ((1, 99, 7), False),
+        ((9, 9), False),
+    ],
+)
+def test_what_is_no_picture_is_not_drawn(shape, shown):
+    examples = Examples((np.ones((2, *shape), np.float32),), np.array([0, 1]))
+    found = confusion("a", "b", scores([0, 1]), scores([1, 1]), examples)
+    assert bool(found.flips[0].picture) == shown
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=80))

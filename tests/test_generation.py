@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,11 @@ class TestModels:
 
 
 class TestPlans:
+    @pytest.mark.parametrize(("option", "given"), [("hf_task", "fill-mask"), ("trust_remote_code", True)])
+    def test_options_that_would_be_ignored(self, llama: Path, option: str, given: Any) -> None:
+        with pytest.raises(RecipeError, match=r"does not go with --prompt-tokens and --new-tokens; leave it out"):
+            run_bench(BenchJob((llama,), prompt_tokens=4, **{option: given}))
+
     def test_prefill_and_decode_are_apart(self) -> None:
         one, two = workloads([make_plan("quick", batch=3)], 16, None)
         assert (one.workload, two.workload) == (Workload("prefill", 16, 32), Workload("decode", 16, 32))

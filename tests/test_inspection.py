@@ -7,6 +7,7 @@ import onnx
 import pytest
 from chains import save_chain
 from click.testing import CliRunner
+from tiny_transformers import save_tiny
 
 from compressor.cli import cli
 from compressor.inspection import inspect_model
@@ -64,6 +65,17 @@ def test_model_whose_length_is_free(tmp_path: Path) -> None:
     found = inspect_model(tmp_path / "b.onnx")
     assert found.flops is None
     assert found.notes[-1] == "FLOPs depend on sizes that the file leaves free, or on control flow."
+
+
+def test_a_text_model_is_counted_at_the_length_that_texts_get(tmp_path: Path) -> None:
+    found = inspect_model(save_tiny("bert", tmp_path / "bert"))
+    tokens, width, inner, blocks = 64, 32, 64, 2
+    in_block = tokens * (4 * width**2 + 2 * width * inner) + 2 * tokens**2 * width
+    assert found.flops == 2 * (blocks * in_block + width**2 + 2 * width)
+    assert found.notes[-1] == "FLOPs are for a text of 64 tokens."
+    ways = {one.method: one for one in found.previews}
+    assert "/bert/encoder/layer.0/intermediate/dense/MatMul" in ways["int8"].touched
+    assert "hf.bert.encoder.layer.0.intermediate.dense" in ways["prune"].touched
 
 
 def test_weights_without_their_architecture(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,21 +12,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from fast import hurry
+from invented import invented_benchmark
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from compressor import pipeline
-from compressor.benchmark import plan
+from compressor import cli, pipeline
 from compressor.errors import CompressorError, MethodError, OutputError, RecipeError
-from compressor.pipeline import Job, Method, Outcome, line, run
+from compressor.pipeline import Job, Method, Outcome, deliver, line, run
 from compressor.store.records import load_report
 
 ROOT = Path(__file__).parents[1]
@@ -35,16 +36,11 @@ BY_RULE = (Method("int8", {"by_rule": True}),)
 FILES = ["baseline", "model.onnx", "report.html", "report.json", "report.md"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Any:
-    presets = dict(plan.PRESETS)
-    with pytest.MonkeyPatch.context() as patch:
-        from compressor.benchmark import runner
-
-        patch.setattr(runner, "FOREIGN_LOAD_LIMIT", 2.0)
-        hurry()
-        yield
-    plan.PRESETS.update(presets)
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark and the plots left out, which take most of a run's time; the demo's own run has them."""
+    monkeypatch.setattr(line, "run_benchmark", invented_benchmark)
+    monkeypatch.setattr(deliver, "render_html", lambda report: report.headline)
 
 
 def job(model: Path, out: Path, methods: tuple[Method, ...] = BY_RULE, **options: Any) -> Job:
@@ -60,7 +56,7 @@ def sha256(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def demo(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def demo(hurried: None, demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The demo's own run."""
     return run(job(demo_model, tmp_path_factory.mktemp("demo") / "out", data="demo"), command="compress demo")
 
@@ -125,6 +121,7 @@ def test_no_path_of_this_machine_is_in_the_models(demo: Outcome) -> None:
         assert str(ROOT).encode() not in path.read_bytes()
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("kind", ["state dict", "safetensors", "TorchScript", "ONNX"])
 def test_same_weights_in_any_form_give_the_same_int8_model(
     kind: str, demo: Outcome, demo_model: Path, tmp_path: Path
@@ -196,6 +193,7 @@ def digits(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return (data.data / 16).astype(np.float32).reshape(-1, *shape), data.target.astype(np.int64)
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(
     ("make", "shape", "ops"),
     [
@@ -229,6 +227,7 @@ def test_models_and_data_never_seen_before(
     assert (task.calibration_examples + task.test_examples, task.synthetic) == (1797, False)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_without_data_agreement_is_measured_and_said_so(demo_model: Path, tmp_path: Path) -> None:
     outcome = run(job(demo_model, tmp_path / "out"))
     assert outcome.report.task.synthetic
@@ -240,6 +239,7 @@ def test_without_data_agreement_is_measured_and_said_so(demo_model: Path, tmp_pa
     assert "accuracy" not in outcome.report.headline
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_fixed_batch_is_measured_at_that_batch(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
     torch.export.save(torch.export.export(module, (torch.zeros(4, 1, 8, 8),)), tmp_path / "fixed.pt2")
@@ -266,6 +266,7 @@ def test_model_without_arithmetic_is_an_error_that_leaves_nothing(tmp_path: Path
 STAGES = ["export", "score", "1-int8", "measure"]
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupt_at_any_stage_loses_no_finished_one(
     stage: str, demo: Outcome, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,6 +303,7 @@ def test_interrupt_at_any_stage_loses_no_finished_one(
         assert not partial.exists()
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_resume_does_a_stage_again_whose_file_was_lost(
     demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,19 +329,25 @@ def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(path: Path) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     while not path.exists():
+        assert process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
-    blow: signal.Signals, demo_model: Path, tmp_path: Path
+    blow: signal.Signals,
+    demo_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = [str(demo_model), "--data", "demo", "--out", "out", "--by-rule"]
     process = command(*arguments, cwd=tmp_path)
     # Struck while it writes the baselines, before any stage is marked.
-    wait_for(tmp_path / "out.partial" / "baseline")
+    wait_for(tmp_path / "out.partial" / "baseline", process)
     process.send_signal(blow)
     _, errors = process.communicate(timeout=60)
     assert not (tmp_path / "out").exists()
@@ -351,10 +359,13 @@ def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
     else:
         assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / "out.partial" / "stages.json").exists()
-    again = command(*arguments, "--json", cwd=tmp_path)
-    out, errors = again.communicate(timeout=120)
-    assert (again.returncode, errors) == (0, "")
-    assert json.loads(out)["model"]["name"] == "resnet8"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compress", *arguments, "--json"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    shown = capsys.readouterr()
+    assert (caught.value.code, shown.err) == (0, "")
+    assert json.loads(shown.out)["model"]["name"] == "resnet8"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
 
 
@@ -375,17 +386,20 @@ def test_out_folder_that_cannot_be_written(demo_model: Path, tmp_path: Path) -> 
     )
 
 
-@pytest.mark.parametrize("kilobytes", [1200, 3200])
 def test_full_disk_is_one_line_and_leaves_nothing_that_looks_finished(
-    kilobytes: int, demo_model: Path, tmp_path: Path
+    demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", tmp_path], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3200k", "tmpfs", tmp_path], check=False)
     if mounted.returncode != 0:
         pytest.skip("not run: mounting a small disk needs root")
     try:
-        process = command(str(demo_model), "--data", "demo", "--out", str(tmp_path / "out"), cwd=ROOT)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 2
+        monkeypatch.setattr(
+            sys, "argv", ["compress", str(demo_model), "--data", "demo", "--out", f"{tmp_path / 'out'}"]
+        )
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        errors = capsys.readouterr().err
+        assert caught.value.code == 2
         assert errors.count("\n") == 1
         assert f"{tmp_path / 'out'}: the disk is full: about " in errors
         assert not (tmp_path / "out").exists()
@@ -396,6 +410,81 @@ def test_full_disk_is_one_line_and_leaves_nothing_that_looks_finished(
 def test_unknown_option_of_the_api_names_the_nearest(demo_model: Path) -> None:
     with pytest.raises(CompressorError, match=r"compress\(\): there is no option 'preset_'; did you mean 'preset'\?"):
         pipeline.compress(demo_model, preset_="quick")
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": nn.Linear(2, 2)}, "a Linear is no model file; save it first, e.g. with torch.export.save"),
+        ({"method": None}, "None is no method and no list of them"),
+        ({"method": ("int8", 3)}, "methods.1.name: input should be a valid string"),
+        ({"runtimes": "torch"}, "runtimes: input should be a valid tuple"),
+        ({"threads": 1.5}, "threads: input should be a valid integer, got a number with a fractional part"),
+        ({"max_loss": "none"}, "max_loss: input should be a valid number, unable to parse string as a number"),
+    ],
+)
+def test_value_of_another_type_is_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        pipeline.compress(options.pop("model", "model.pt2"), **options)
+    assert str(caught.value) == f"compress(): {message}"
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_data_may_be_a_path_and_a_mistake_in_them_is_not_in_the_way(demo_model: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    x, y = draw.random((40, 1, 28, 28), np.float32), draw.integers(0, 10, 40)
+    data, out = tmp_path / "data.npz", tmp_path / "out"
+
+    def compress() -> Outcome:
+        return pipeline.compress(str(demo_model), method=BY_RULE, data=data, out=out, preset="quick")
+
+    np.savez(data, x=x, y=y + 100)
+    with pytest.raises(CompressorError, match="labels go up to 10"):
+        compress()
+    assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]
+    np.savez(data, x=x, y=y)
+    assert compress().report.settings["data"] == str(data)
+
+
+def test_of_stages_that_all_lose_too_much_the_least_bad_is_the_result() -> None:
+    """The parts that the choice looks at."""
+
+    def score(value: float) -> Any:
+        return SimpleNamespace(value=value, name="accuracy", unit="fraction", higher_is_better=True)
+
+    def chosen(*values: float) -> tuple[str, str]:
+        chain = [SimpleNamespace(arm=f"stage {i}", score=score(value)) for i, value in enumerate(values)]
+        one: Any = SimpleNamespace(job=SimpleNamespace(max_loss=0.01))
+        scored: Any = SimpleNamespace(scores={line.ONNX_ARM: score(0.9)})
+        made, said = line._Line._choose(one, chain, scored)  # type: ignore[arg-type]
+        return made.arm, said
+
+    assert chosen(0.5) == ("stage 0", "")
+    assert chosen(0.5, 0.895) == ("stage 1", "")
+    assert chosen(0.895, 0.7, 0.6) == (
+        "stage 0",
+        "stage 1 lost 0.2, stage 2 lost 0.3 accuracy (fraction), more than the margin of 0.01: the result is stage 0.",
+    )
+    assert chosen(0.8, 0.85, 0.5)[0] == "stage 1"
+    assert chosen(0.8, 0.85, 0.85)[0] == "stage 2"
+
+
+def test_folder_without_second_names_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    for name in ("dump_report", "render_markdown", "render_html"):
+        monkeypatch.setattr(deliver, name, lambda report: "report")
+    place = tmp_path / "stages" / "1-int8"
+    place.mkdir(parents=True)
+    (place / "model.onnx").write_bytes(b"model")
+    made: Any = SimpleNamespace(artifact=SimpleNamespace(path="stages/1-int8/model.onnx"))
+    report: Any = None
+    deliver.deliver(tmp_path, made, report, keep_stages=False)
+    assert (tmp_path / "model.onnx").read_bytes() == b"model"
+    assert not (tmp_path / "stages").exists()
 
 
 def test_prune_distill_and_int8_in_sequence(tmp_path: Path) -> None:
@@ -425,6 +514,7 @@ def test_prune_distill_and_int8_in_sequence(tmp_path: Path) -> None:
     assert pruned(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_stage_that_breaks_the_margin_is_undone_and_named(demo_model: Path, tmp_path: Path) -> None:
     methods = (Method("prune-unstructured", {"fraction": 0.05}), Method("prune", {"flops": 0.6}))
     outcome = run(job(demo_model, tmp_path / "out", methods, data="demo"))

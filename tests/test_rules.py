@@ -96,6 +96,13 @@ def test_rule_that_says_how_does_not_say_which_others() -> None:
         parse_rules(["dynamic head"])
 
 
+def test_names_are_shown_where_none_is_near() -> None:
+    layers = {name: "linear" for name in ("c", "b", "a", "f", "e", "d")}
+    with pytest.raises(RecipeError) as caught:
+        touched(layers, parse_rules(["exclude decoder.*"]))
+    assert str(caught.value) == "rule 'exclude decoder.*': matches no layer; nearest names: a, b, c, d, e, … (6 layers)"
+
+
 def test_model_without_layers() -> None:
     with pytest.raises(RecipeError) as caught:
         touched({}, parse_rules(["exclude a"]))

@@ -15,6 +15,15 @@ from compressor import stats
 positive = st.floats(1e-6, 1e6)
 
 
+def test_mean_has_a_t_interval() -> None:
+    values = [3.0, 4.0, 5.5, 4.2]
+    expected = reference.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert stats.mean(values) == (pytest.approx(4.175), pytest.approx((expected.low, expected.high)))
+    assert stats.mean([2.0]) == (2.0, None)
+    with pytest.raises(ValueError, match="a mean needs at least one value"):
+        stats.mean([])
+
+
 def test_ratio_is_the_geometric_mean_of_paired_ratios() -> None:
     ratio, interval = stats.ratio_interval([1.0, 2.0, 4.0], [0.5, 1.0, 2.0])
     assert ratio == pytest.approx(0.5)

@@ -1,14 +1,15 @@
-"""The meters of a run, and how far it is."""
+"""The meters of a run, what they counted, and how far it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from compressor.benchmark.process import WorkerProcess
-from compressor.meters.base import Meter, MeterOptions
+from compressor.meters.base import Meter, MeterOptions, energy_between
 from compressor.meters.metering import process_cpu_clock
 from compressor.meters.registry import open_ladder, open_meter
+from compressor.results import MeterInfo, Reading
 
 Progress = Callable[[float, float, str], None]
 """Called with the seconds done, the seconds expected and what is going on."""
@@ -42,20 +43,75 @@ class Gauges:
         """The meters that see a worker; the stack closes those that are its own."""
         options = MeterOptions(cpu_clock=process_cpu_clock(worker.pid), watts_per_core=self.watts_per_core)
         if not self.names:  # the ladder is climbed once, then it is names like the user's
-            opened = list(open_ladder(options))
+            opened = open_ladder(options)
             self.names = tuple(meter.info.name for meter in opened)
+            for name, meter in zip(self.names, opened, strict=True):
+                self._keep(name, meter, stack)
+            return opened
+        return tuple(self.shared.get(name) or self._keep(name, open_meter(name, options), stack) for name in self.names)
+
+    def _keep(self, name: str, meter: Meter, stack: ExitStack) -> Meter:
+        """See that a meter is closed, with its worker or at the end, whatever happens to the next one."""
+        if meter.info.update_period_s > self.slowest_s:
+            self.slowest, self.slowest_s = meter.info.name, meter.info.update_period_s
+        if meter.info.scope == "process":
+            stack.callback(meter.close)
         else:
-            opened = [self.shared.get(name) or open_meter(name, options) for name in self.names]
-        for name, meter in zip(self.names, opened, strict=True):
-            if meter.info.update_period_s > self.slowest_s:
-                self.slowest, self.slowest_s = meter.info.name, meter.info.update_period_s
-            if meter.info.scope == "process":
-                stack.callback(meter.close)
-            else:
-                self.shared[name] = meter
-        return tuple(opened)
+            self.shared[name] = meter
+        return meter
 
     def close(self) -> None:
         """Close those that were opened once for all."""
         for meter in self.shared.values():
             meter.close()
+
+
+# --- what lies between two readings of some meters -----------------------------------------------------------------
+
+LEAST_STEPS = 5
+"""A window counts at least so many of a meter's smallest steps: fewer tell the same joules of different arms."""
+
+
+def counted_between(
+    meters: Sequence[Meter], before: Sequence[Reading], after: Sequence[Reading]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Joules per ``meter/domain``, and the share of the time, 0..1, in which each GPU that tells it ran anything.
+
+    Raises:
+        MeterError: See :func:`~compressor.meters.base.energy_between`.
+    """
+    energy: dict[str, float] = {}
+    busy: dict[str, float] = {}
+    for meter, start, end in zip(meters, before, after, strict=True):
+        name, elapsed_s = meter.info.name, end.time_s - start.time_s
+        energy.update(energy_between(start, end, name))
+        for domain in start.busy_s.keys() & end.busy_s.keys() if elapsed_s > 0 else ():
+            busy[f"{name}/{domain}"] = min(1.0, (end.busy_s[domain] - start.busy_s[domain]) / elapsed_s)
+    return energy, busy
+
+
+def watts_between(meters: Sequence[Meter], before: Sequence[Reading], after: Sequence[Reading]) -> dict[str, float]:
+    """Mean power per ``meter/domain``, by the meters' own time: reading a slow one takes a while itself.
+
+    Raises:
+        MeterError: See :func:`~compressor.meters.base.energy_between`.
+    """
+    found: dict[str, float] = {}
+    for meter, start, end in zip(meters, before, after, strict=True):
+        elapsed_s = end.time_s - start.time_s
+        for key, joules in energy_between(start, end, meter.info.name).items():
+            # An estimate may well be of nothing; a counter that did not move tells nothing.
+            if elapsed_s > 0 and (joules > 0 or meter.info.provenance == "estimated"):
+                found[key] = joules / elapsed_s
+    return found
+
+
+def why_unsound(info: MeterInfo, energy: Mapping[str, float]) -> str:
+    """Why what a meter counted in a window is no measurement; empty if it is one."""
+    counted = {domain: energy.get(f"{info.name}/{domain}") for domain in info.total or info.domains}
+    if still := [domain for domain, joules in counted.items() if joules == 0]:
+        return f"{info.name}: {still[0]} stood still for a whole window"
+    joules = sum(each for each in counted.values() if each is not None)
+    if joules < LEAST_STEPS * info.resolution_j and info.provenance != "estimated":
+        return f"{info.name}: a window holds {joules:.3g} J, and it counts in steps of {info.resolution_j:.3g} J"
+    return ""

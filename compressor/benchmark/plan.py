@@ -10,6 +10,9 @@ from compressor.results import Plan
 LOAD_S = 0.7
 """Seconds to start a worker and load a small model, as a guess for the progress bar."""
 
+MOST_THREADS = 1024
+"""Runtimes start as many as they are told; far more than any machine has cores ends in a crash."""
+
 PRESETS = {
     "quick": Plan("quick", batch=1, threads=1, blocks=5, window_s=1.0, idle_s=1.0, warmup_limit_s=4.0, seed=0),
     "default": Plan("default", batch=1, threads=1, blocks=10, window_s=1.25, idle_s=2.0, warmup_limit_s=6.0, seed=0),
@@ -37,6 +40,10 @@ def make_plan(preset: str = "default", *, batch: int = 1, threads: int = 1, seed
     for option, value in (("--batch", batch), ("--threads", threads)):
         if value < 1:
             raise RecipeError(f"must be at least 1, not {value}", where=option)
+    if not 0 <= seed < 2**32:
+        raise RecipeError(f"must be from 0 to {2**32 - 1}, not {seed}", where="--seed")
+    if threads > MOST_THREADS:
+        raise RecipeError(f"must be at most {MOST_THREADS}, not {threads}", where="--threads")
     return replace(PRESETS[preset], batch=batch, threads=threads, seed=seed)
 
 

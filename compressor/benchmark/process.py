@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -16,6 +20,13 @@ from compressor.results import Plan, RuntimeInfo
 
 # Libraries start their thread pools when they are imported, so the count is fixed before the worker starts.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+PATIENCE_S = 1800.0
+"""A worker that has given no answer for so long hangs: compiling a large model in its first call takes minutes."""
+END_S = 5.0
+"""A worker whose pipe was closed is given so long to end by itself."""
+_LATE = 10
+"""A window that lasts so many times what it should hangs too, where that is longer."""
 
 
 def cores_for(threads: int) -> list[int]:
@@ -65,12 +76,14 @@ class WorkerProcess:
     def __init__(self, file: ArmFile, plan: Plan) -> None:
         self.arm = file.arm
         self._owed = 0
+        self._hung_s = 0.0
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         environment = {**os.environ, **{name: str(plan.threads) for name in _THREAD_VARIABLES}}
         # Empty when the benchmark begins, so that the first block shows what compiling takes.
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(file.inputs.parent / "inductor")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "compressor.benchmark.worker"],
+            # -P: a file of the user's that is called random.py or onnx.py must not stand in for the library.
+            [sys.executable, "-P", "-m", "compressor.benchmark.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -113,54 +126,96 @@ class WorkerProcess:
         self.load_s: float = started["load_s"]
         self.runtime = RuntimeInfo(**started["runtime"])
 
-    def ask(self, do: str, **arguments: int | str) -> dict[str, Any]:
+    def ask(self, do: str, expected_s: float = 0.0, **arguments: int | str) -> dict[str, Any]:
         """Send a command and wait for its answer.
 
+        Args:
+            do: The command.
+            expected_s: How long it should take.
+            **arguments: The command's.
+
         Raises:
-            MeasurementError: The worker reported an error or died.
+            MeasurementError: The worker reported an error, died or hangs.
         """
         # After Ctrl-C in mid-window the worker still finishes that window and answers: that answer is not ours.
         while self._owed:
             self._receive()
         self._send({"do": do, **arguments})
-        return self._receive()
+        return self._receive(expected_s)
+
+    def require_alive(self) -> None:
+        """Raise :class:`MeasurementError`, with the cause, if the worker has ended."""
+        if self._process.poll() is not None:
+            raise self._obituary()
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
             self._to.write(json.dumps(message) + "\n")
             self._to.flush()
         except BrokenPipeError:
-            raise MeasurementError(self._obituary(), where=self.arm) from None
+            raise self._obituary() from None
         self._owed += 1
 
-    def _receive(self) -> dict[str, Any]:
-        line = self._from.readline()
+    def _receive(self, expected_s: float = 0.0) -> dict[str, Any]:
+        watchdog = threading.Timer(limit_s := max(PATIENCE_S, _LATE * expected_s), self._give_up, (limit_s,))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            line = self._from.readline()
+        finally:
+            watchdog.cancel()
         if not line:
-            raise MeasurementError(self._obituary(), where=self.arm)
+            raise self._obituary()
         self._owed -= 1
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise MeasurementError(answer["error"], where=self.arm)
         return answer
 
-    def _obituary(self) -> str:
+    def _give_up(self, limit_s: float) -> None:
+        """End a worker that hangs; whoever waits for its answer finds its pipe closed."""
+        self._hung_s = limit_s
+        self._kill()
+
+    def _kill(self) -> None:
+        """End the worker and what it started."""
+        if sys.platform == "win32":
+            self._process.kill()
+        else:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _obituary(self) -> MeasurementError:
         code = self._process.wait()
+        if self._hung_s:
+            return MeasurementError(
+                f"the worker gave no answer within {self._hung_s:g} s and was ended", where=self.arm
+            )
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == -9 else ""
-        return f"the worker {how}{hint}" + (f": {lines[-1]}" if lines else "")
+        said = _last_words(lines)[:300]
+        mend = "use a smaller --batch" if "out of memory" in said else None
+        return MeasurementError(f"the worker {how}{hint}" + (f": {said}" if said else ""), where=self.arm, mend=mend)
 
     def close(self) -> None:
-        """End the worker; it is killed if it does not end by itself within 5 s."""
+        """End the worker; it is killed if it does not end by itself."""
         for pipe in (self._to, self._from):
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                continue
         try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=END_S)
+        finally:  # by Ctrl-C as well
+            if self._process.poll() is None:
+                self._kill()
+                self._process.wait()
+            self._errors.close()
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    """What a process that died said: the error at the end of its traceback, behind which libraries print advice."""
+    tracebacks = [index for index, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    behind = lines[tracebacks[-1] + 1 :] if tracebacks else []
+    return next((line for line in behind if line and not line[0].isspace()), lines[-1] if lines else "")

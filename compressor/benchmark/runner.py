@@ -21,12 +21,12 @@ from typing import Literal
 
 import numpy as np
 
-from compressor.benchmark.gauges import Clock, Gauges, Progress
+from compressor.benchmark.gauges import Clock, Gauges, Progress, counted_between, watts_between, why_unsound
 from compressor.benchmark.plan import LOAD_S, expected_s, units_per_call
 from compressor.benchmark.process import ArmFile, WorkerProcess
 from compressor.environment import LoadMonitor, describe_environment, temperature_c
-from compressor.errors import MeterError
-from compressor.meters.base import Meter, energy_between
+from compressor.errors import MeasurementError, MeterError
+from compressor.meters.base import Meter
 from compressor.model.base import Arrays
 from compressor.results import (
     Artifact,
@@ -47,6 +47,7 @@ FOREIGN_LOAD_LIMIT = 0.15
 PERIODS_PER_WINDOW = 100
 """A window lasts at least so many update periods of the slowest counter, so that its edges blur it by 1 % at most."""
 WARMUP_WINDOW_S = 0.25
+INTERRUPTED = "interrupted"
 INPUTS = "inputs.npz"
 POOL_BYTES = 256 * 2**20
 POOL_EXAMPLES = 512
@@ -99,6 +100,7 @@ class _Window:
     cpu_s: float
     energy_j: Mapping[str, float]
     foreign_load: float
+    utilisation: Mapping[str, float]
 
 
 class _DiscardBlock(Exception):  # noqa: N818 - not an error: the block is run again
@@ -112,7 +114,6 @@ class _RunningArm:
 
     def __init__(self, arm: Arm, plan: Plan, folder: Path) -> None:
         self.arm, self.plan, self.folder = arm, plan, folder
-        self.calls = 0
         self.steady = True
         self.load_s: list[float] = []
         self.peaks: list[int] = []
@@ -134,7 +135,7 @@ class _RunningArm:
         self.meters = meters
 
     def warm_up(self, limit_s: float, window_s: float) -> None:
-        """Run until two successive windows agree within 2 %, or the limit; the first time, fix the calls per window."""
+        """Run until two successive windows agree within 2 %, or the limit; that tells the calls per window."""
         started, previous, calls = time.perf_counter(), 0.0, 1
         while True:
             elapsed = self.worker.ask("run", calls=calls)["elapsed_s"]
@@ -146,49 +147,46 @@ class _RunningArm:
             previous = per_call if long_enough else 0.0
             calls = max(1, math.ceil(WARMUP_WINDOW_S / per_call))
         self.steady = self.steady and steady
-        self.calls = self.calls or max(1, math.ceil(window_s / per_call))
+        # Anew in each block: one that began on a busy machine would leave later windows too short for the meters.
+        self.calls = max(1, math.ceil(window_s / per_call))
         self.worker.ask("forget")
 
     def read(self) -> list[Reading]:
         return [meter.read() for meter in self.meters]
-
-    def joules(self, before: Sequence[Reading], after: Sequence[Reading]) -> dict[str, float]:
-        energy: dict[str, float] = {}
-        for meter, start, end in zip(self.meters, before, after, strict=True):
-            energy.update(energy_between(start, end, meter.info.name))
-        return energy
 
     def window(self, monitor: LoadMonitor, pids: Sequence[int]) -> _Window:
         """Run one window between two readings of every meter."""
         monitor.start(pids)
         try:
             before = self.read()
-            answer = self.worker.ask("run", calls=self.calls)
-            energy = self.joules(before, self.read())
+            answer = self.worker.ask("run", self.plan.window_s, calls=self.calls)
+            energy, busy = counted_between(self.meters, before, self.read())
         except MeterError as error:
+            self.worker.require_alive()  # the dead have no CPU time, which is not the meter's fault
             raise _DiscardBlock(self.arm.name, str(error)) from error
         foreign = monitor.stop()
-        for meter in self.meters:
-            for domain in meter.info.total or meter.info.domains:
-                if energy.get(f"{meter.info.name}/{domain}") == 0:
-                    raise _DiscardBlock(self.arm.name, f"{meter.info.name}: {domain} stood still for a whole window")
+        if cause := next((why for meter in self.meters if (why := why_unsound(meter.info, energy))), ""):
+            raise _DiscardBlock(self.arm.name, cause)
         if foreign > FOREIGN_LOAD_LIMIT:
             raise _DiscardBlock(self.arm.name, f"other processes kept {foreign:.0%} of the cores busy")
         inferences = self.calls * units_per_call(self.plan)
-        return _Window(inferences, answer["elapsed_s"], answer["cpu_s"], energy, foreign)
+        return _Window(inferences, answer["elapsed_s"], answer["cpu_s"], energy, foreign, busy)
 
     def add(self, block: int, windows: Sequence[_Window]) -> None:
         """Add the windows of a finished block up to one trial, and take the times of its calls."""
         domains = set.intersection(*(set(w.energy_j) for w in windows))
+        gpus = set.intersection(*(set(w.utilisation) for w in windows))
+        elapsed_s = sum(w.elapsed_s for w in windows)
         self.trials.append(
             Trial(
                 block=block,
                 inferences=sum(w.inferences for w in windows),
-                elapsed_s=sum(w.elapsed_s for w in windows),
+                elapsed_s=elapsed_s,
                 cpu_s=sum(w.cpu_s for w in windows),
                 energy_j={domain: sum(w.energy_j[domain] for w in windows) for domain in sorted(domains)},
                 foreign_load=max(w.foreign_load for w in windows),
                 temperature_c=temperature_c(),
+                utilisation={k: sum(w.utilisation[k] * w.elapsed_s for w in windows) / elapsed_s for k in sorted(gpus)},
             )
         )
         summary = self.worker.ask("summary", times=str(self._times(block)))
@@ -249,19 +247,19 @@ def run_benchmark(
         on_progress: Told how far it is.
 
     Returns:
-        One measurement per arm. With Ctrl-C during the blocks: those of the finished blocks.
+        One measurement per arm. With Ctrl-C during the blocks, or a worker that fails in a later one: those of the
+        finished blocks.
 
     Raises:
         MeterError: A named meter cannot be read here.
-        MeasurementError: A worker cannot load its artifact, or died.
+        MeasurementError: In the first block a worker cannot load its artifact, dies or hangs.
         KeyboardInterrupt: Ctrl-C before the first block was begun.
     """
     environment = describe_environment()
     clock = Clock(expected_s(plan, len(arms)), on_progress)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")))
-        pool = _pool(inputs, plan.batch)
-        np.savez(folder / INPUTS, allow_pickle=False, **{f"input_{i:03}": x for i, x in enumerate(pool)})
+        _write(_pool(inputs, plan.batch), folder / INPUTS)
         running = [_RunningArm(arm, plan, folder) for arm in arms]
         gauges = Gauges(meters, watts_per_core)
         stack.callback(gauges.close)
@@ -273,6 +271,16 @@ def _pool(inputs: Arrays, batch: int) -> Arrays:
     bytes_each = max(1, sum(x[:1].nbytes for x in inputs))
     count = max(batch, min(POOL_EXAMPLES, POOL_BYTES // bytes_each))
     return tuple(x[:count] for x in inputs)
+
+
+def _write(pool: Arrays, path: Path) -> None:
+    try:
+        np.savez(path, allow_pickle=False, **{f"input_{i:03}": x for i, x in enumerate(pool)})
+    except OSError as error:
+        mend = "make room there, or name another folder in TMPDIR"
+        raise MeasurementError(
+            f"the inputs cannot be written ({error.strerror})", where=path.parent, mend=mend
+        ) from error
 
 
 @contextmanager
@@ -294,7 +302,7 @@ def _run(
     monitor, order = LoadMonitor(), random.Random(plan.seed)
     idle_at = {0, plan.blocks // 2, plan.blocks - 1}
     finished = discarded = 0
-    interrupted = False
+    ended = ""
     try:
         while finished < plan.blocks and discarded <= plan.blocks:
             before = clock.done_s
@@ -303,7 +311,7 @@ def _run(
                 clock.advance(LOAD_S * len(running))
                 window_s = max(plan.window_s, PERIODS_PER_WINDOW * gauges.slowest_s)
                 if window_s > running[0].plan.window_s:
-                    stretched = replace(plan, window_s=window_s)
+                    stretched = replace(plan, window_s=window_s, idle_s=max(plan.idle_s, window_s))
                     for one in running:
                         one.plan = stretched
                     clock.total_s = expected_s(stretched, len(running))
@@ -313,7 +321,7 @@ def _run(
                     one.warm_up(limit_s, window_s)
                     clock.advance(limit_s / 4)
                 if finished in idle_at:
-                    _idle(running, plan.idle_s, clock)
+                    _idle(running, running[0].plan.idle_s, clock)
                 try:
                     _block(running, finished, order, monitor, pids, clock)
                 except _DiscardBlock as cause:
@@ -327,7 +335,12 @@ def _run(
     except KeyboardInterrupt:
         if not finished:
             raise
-        interrupted = True
+        ended = INTERRUPTED
+    except (MeasurementError, MeterError) as error:
+        # A worker died or hangs: the finished blocks are none the worse for it.
+        if not finished:
+            raise
+        ended = str(error)
 
     warnings: list[str] = []
     if (window_s := running[0].plan.window_s) > plan.window_s:
@@ -336,9 +349,9 @@ def _run(
             f"{gauges.slowest_s:.3g} s, and a window needs {PERIODS_PER_WINDOW} of its periods."
         )
     if finished < plan.blocks:
-        why = "interrupted" if interrupted else f"{discarded} were discarded"
+        why = ended or f"{discarded} were discarded"
         warnings.append(f"Only {finished} of {plan.blocks} blocks were finished ({why}).")
-    if discarded and not interrupted:
+    if discarded and ended != INTERRUPTED:
         causes = sorted({r.cause for one in running for r in one.rejected})
         blocks = "1 block was" if discarded == 1 else f"{discarded} blocks were"
         warnings.append(f"{blocks} discarded and run again: {causes[0]}.")
@@ -346,7 +359,8 @@ def _run(
     warnings += [f"{arm} was not steady after {plan.warmup_limit_s:g} s of warm-up." for arm in restless]
     clock.advance(clock.total_s)
     clock.now("measured")
-    return BenchmarkResult(tuple(one.measurement(environment) for one in running), tuple(warnings), interrupted)
+    measurements = tuple(one.measurement(environment) for one in running)
+    return BenchmarkResult(measurements, tuple(warnings), ended == INTERRUPTED)
 
 
 def _block(
@@ -372,15 +386,13 @@ def _idle(running: Sequence[_RunningArm], seconds: float, clock: Clock) -> None:
     """An idle window of all arms at once; a meter that fails in it leaves no figure: the idle share stays unknown."""
     clock.now("idle")
     try:
-        started = time.perf_counter()
         before = [one.read() for one in running]
         time.sleep(seconds)
-        after = [one.read() for one in running]
-        elapsed = time.perf_counter() - started
-        for one, start, end in zip(running, before, after, strict=True):
-            for key, joules in one.joules(start, end).items():
-                one.idle_w.setdefault(key, []).append(joules / elapsed)
+        found = [watts_between(one.meters, start, one.read()) for one, start in zip(running, before, strict=True)]
     except MeterError:
         return
     finally:
         clock.advance(seconds)
+    for one, watts in zip(running, found, strict=True):
+        for key, power in watts.items():
+            one.idle_w.setdefault(key, []).append(power)

@@ -125,32 +125,26 @@ def serve() -> None:
         os.sched_setaffinity(0, config["cores"])
     try:
         worker = Worker(config)
+        info = worker.session.info
+        answer(
+            {
+                "load_s": worker.load_s,
+                "runtime": {
+                    "name": info.name,
+                    "version": info.version,
+                    "device": info.device,
+                    "options": dict(info.options),
+                },
+            }
+        )
+        commands: dict[str, Any] = {"run": worker.run, "forget": worker.forget, "summary": worker.summary}
+        for line in sys.stdin:
+            command = json.loads(line)
+            answer(commands[command.pop("do")](**command))
     except CompressorError as error:
         answer({"error": str(error)})
-        return
-    info = worker.session.info
-    answer(
-        {
-            "load_s": worker.load_s,
-            "runtime": {
-                "name": info.name,
-                "version": info.version,
-                "device": info.device,
-                "options": dict(info.options),
-            },
-        }
-    )
-    commands: dict[str, Any] = {"run": worker.run, "forget": worker.forget, "summary": worker.summary}
-    for line in sys.stdin:
-        command = json.loads(line)
-        try:
-            answer(commands[command.pop("do")](**command))
-        except CompressorError as error:
-            answer({"error": str(error)})
-            return
-        except MemoryError:
-            answer({"error": "ran out of memory; use a smaller --batch"})
-            return
+    except MemoryError:
+        answer({"error": "ran out of memory; use a smaller --batch"})
 
 
 if __name__ == "__main__":

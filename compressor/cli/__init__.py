@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -61,13 +62,17 @@ def _one_line(text: str) -> str:
 def _usage_message(error: click.UsageError) -> str:
     """Click's message, with the nearest known name where a name was misspelt."""
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
-        known = [name for parameter in error.ctx.command.params for name in parameter.opts]
+        known = [name for parameter in error.ctx.command.params for name in parameter.opts if name.startswith("-")]
         return f"there is no option {error.option_name}; {nearest(error.option_name, known)}"
     return _one_line(error.format_message())
 
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 a check asked for failed, 2 bad input, 130 interrupted."""
+    for out in (sys.stdout, sys.stderr):
+        if isinstance(out, io.TextIOWrapper):
+            # A terminal that knows only ASCII shows ? for an arrow; that is no reason to lose the result.
+            out.reconfigure(errors="replace")
     try:
         cli(standalone_mode=False)
         code = 0
@@ -78,7 +83,7 @@ def main() -> None:
         click.echo(f"error: {_usage_message(error)}", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: finished stages are kept; the same command goes on from there", err=True)
+        click.echo("interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more when it flushes at exit.

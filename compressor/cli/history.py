@@ -161,6 +161,7 @@ def _write_page(
 def show(outer: str | None, run: str, history_file: str | None, as_json: bool) -> None:
     """Show one run: its summary, and where its files were."""
     from compressor.history.database import open_history
+    from compressor.report.text import clean
     from compressor.store.records import parse_measured
 
     with open_history(_place(history_file or outer)) as found:
@@ -170,10 +171,8 @@ def show(outer: str | None, run: str, history_file: str | None, as_json: bool) -
         click.echo(text.rstrip("\n"))
         return
     _print(parse_measured(text, f"run {row.digest[:7]}"))
-    click.echo(f"Run               {row.digest[:12]}, {row.created_utc}")
+    click.echo(f"Run               {row.digest[:12]}, {clean(row.created_utc, 40)}")
     if row.folder is not None:
-        from compressor.report.text import clean
-
         gone = "" if Path(row.folder).exists() else "  (no longer there)"
         click.echo(f"Files             {clean(row.folder)}{gone}")
 
@@ -205,7 +204,8 @@ def remove(outer: str | None, runs: tuple[str, ...], history_file: str | None) -
         rows = [found.find(run) for run in runs]
         for row in rows:
             found.remove(row.digest)
-            click.echo(f"removed {row.digest[:12]}: {clean(row.model, 40)}, {clean(row.task, 40)}, {row.created_utc}")
+            what = ", ".join(clean(text, 40) for text in (row.model, row.task, row.created_utc))
+            click.echo(f"removed {row.digest[:12]}: {what}")
 
 
 @history.command("export")

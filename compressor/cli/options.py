@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -37,7 +38,7 @@ def columns(_: click.Context, __: click.Parameter, text: str | None) -> tuple[st
 
 def counts(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...]:
     """Parse ``1,8,32``; each number once, in the order given."""
-    parts = [part.strip() for part in text.split(",")] if text else []
+    parts = [part.strip() for part in text.split(",")] if text is not None else []
     if wrong := [part for part in parts if not part.isdecimal()]:
         raise click.BadParameter(f"{wrong[0]!r} is not a number; give one or several such as 1,8,32")
     return tuple(dict.fromkeys(int(part) for part in parts))
@@ -135,6 +136,17 @@ on_device = click.option(
     "--device", default="cpu", metavar="DEVICE", show_default=True, help="Where to run: cpu, cuda or cuda:1."
 )
 RUNTIMES = "onnxruntime, onnxruntime-tensorrt, openvino, openvino-bf16, torch, torch-compile"
+
+
+@contextmanager
+def taking_up(*, overwrite: bool) -> Iterator[None]:
+    """Say after Ctrl-C whether the same command goes on with what is finished; the terminal has printed ^C by then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        rest = "finished stages are kept; the same command goes on from there"
+        click.echo(f"\ninterrupted: {'the same command starts over' if overwrite else rest}", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def print_json(value: Any) -> None:

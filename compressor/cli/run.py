@@ -20,8 +20,10 @@ from compressor.cli.options import (
     names,
     on_device,
     reading,
+    taking_up,
 )
-from compressor.errors import CompressorError, nearest
+from compressor.errors import CompressorError, RecipeError, nearest
+from compressor.passes.registry import METHODS
 
 
 @click.command("run", hidden=True)
@@ -31,7 +33,7 @@ from compressor.errors import CompressorError, nearest
     "methods",
     multiple=True,
     metavar="NAME",
-    help="Compression method; several are applied in order.  [default: int8]",
+    help=f"Compression method; several are applied in order: {', '.join(METHODS)}.  [default: int8]",
 )
 @click.option(
     "--recipe",
@@ -90,9 +92,17 @@ def run_command(
         from compressor.recipe import load_recipe
 
         held = load_recipe(recipe)
-        steps = steps if methods else held.steps()
+        if methods:
+            raise RecipeError(
+                f"cannot be given with --recipe, which names {', '.join(name for name, _ in held.steps())}",
+                where="--method",
+                mend="leave one of them out, or change the methods in a copy of the recipe",
+            )
+        steps = held.steps()
         given = click.core.ParameterSource.COMMANDLINE
         options |= {k: v for k, v in held.options().items() if ctx.get_parameter_source(k) is not given}
+    if by_rule and "int8" not in dict(steps):
+        raise RecipeError(f"is about int8, not {', '.join(name for name, _ in steps)}", where="--by-rule")
     if by_rule:
         steps = [(name, {**settings, "by_rule": True} if name == "int8" else settings) for name, settings in steps]
     if keep:
@@ -144,7 +154,7 @@ def _run(job: Any, as_json: bool, command: str, history_file: str | None, mlflow
     from compressor.pipeline import run
 
     prepare(mlflow)
-    with Bars(quiet=as_json or not sys.stderr.isatty()) as bars:
+    with taking_up(overwrite=job.overwrite), Bars(quiet=as_json or not sys.stderr.isatty()) as bars:
         outcome = run(job, bars, command)
     if as_json:
         click.echo((outcome.folder / "report.json").read_text(encoding="utf-8"), nl=False)

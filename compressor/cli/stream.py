@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from compressor.cli.options import print_json
+from compressor.cli.options import print_json, taking_up
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -71,7 +71,7 @@ def stream(model: Path, as_json: bool, data: Path | None, bits: str, **options: 
         from compressor.streaming.score import open_scoring, score_both
 
         task = open_scoring(job.model, data)
-    with Bars(quiet=as_json or not sys.stderr.isatty()) as bars:
+    with taking_up(overwrite=job.overwrite), Bars(quiet=as_json or not sys.stderr.isatty()) as bars:
         bars.stage("quantize", resumed=False)
         found = stream(job, bars.progress)
         if task is not None:

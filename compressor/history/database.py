@@ -19,6 +19,7 @@ from compressor.errors import HistoryError, nearest
 from compressor.history.file import WAIT_S, open_file
 from compressor.history.rows import ArmRow, RunRow
 from compressor.history.tables import ARMS, RECORDS, RUNS, columns, row_of, values_of, width
+from compressor.report.text import clean
 
 _FEWEST = 4
 _RANK = {"measured": 0, "replayed": 1, "estimated": 2}
@@ -156,7 +157,8 @@ class History:
         if task is not None:
             known = self.tasks()
             if task not in known:
-                raise HistoryError(f"no run of task '{task}'", where="--task", mend=nearest(task, known))
+                names = [clean(name, 60) for name in known]
+                raise HistoryError(f"no run of task '{clean(task, 60)}'", where="--task", mend=nearest(task, names))
             conditions.append(RUNS.task == task)
         if min_score is not None:
             up = ARMS.higher_is_better & (ARMS.score >= min_score)
@@ -177,7 +179,7 @@ class History:
         """
         text = start.strip().lower()
         if len(text) < _FEWEST or set(text) - set("0123456789abcdef"):
-            raise HistoryError(f"'{start}' is no run", mend="give the ID that 'compress history' shows")
+            raise HistoryError(f"'{clean(start, 60)}' is no run", mend="give the ID that 'compress history' shows")
         query = RUNS.select(*columns(RUNS, RunRow)).where(RUNS.digest.between(text, f"{text}g")).limit(2)
         found = self._rows(query)
         if not found:

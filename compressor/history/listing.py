@@ -16,15 +16,9 @@ _LEGEND = {
     "estimated": "~ estimated, not measured: never ranked among measured joules",
     "replayed": "* replayed from a recording, not measured here",
 }
-_COLUMNS = (
-    ("ID", SHOWN_ID),
-    ("model, method", 18),
-    ("task", 11),
-    ("score", 7),
-    ("inference", 9),
-    ("spent", 8),
-    ("CO₂e", 8),
-)
+_HEADS = ("ID", "model, method", "task", "score", "inference", "spent", "CO₂e")
+_WIDTHS = (SHOWN_ID, 18, 11, 7, 9, 8, 8)
+_WIDE = (SHOWN_ID, 24, 15, 7, 9, 8)
 _NUMERIC = 3
 
 
@@ -39,21 +33,23 @@ def listing(entries: Sequence[Entry], more: int = 0) -> Iterator[str]:
         Lines of at most 80 columns: the ID, model and method, task, score, energy of an inference, energy spent on
         compressing, carbon of an inference.
     """
-    yield _line([name for name, _ in _COLUMNS])
+    # A column that nobody fills in leaves its room to the names.
+    widths = _WIDE if all(entry.arm.carbon_g is None for entry in entries) else _WIDTHS
+    yield _line(_HEADS[: len(widths)], widths)
     for entry in entries:
-        yield _line(_cells(entry))
+        yield _line(_cells(entry, widths)[: len(widths)], widths)
     marked = {p for e in entries for p in (e.arm.provenance, e.run.compress_provenance) if p in _LEGEND}
     yield from ("", *(_LEGEND[mark] for mark in sorted(marked))) if marked else ()
     if more:
         yield f"… and {numbers.count(more)} more: --limit 0 shows all"
 
 
-def _cells(entry: Entry) -> list[str]:
+def _cells(entry: Entry, widths: Sequence[int]) -> list[str]:
     run, arm = entry.run, entry.arm
     return [
         run.digest[:SHOWN_ID],
-        _named(arm.model, _made(arm)),
-        _task(run.task, run.synthetic),
+        _named(arm.model, _made(arm), widths[1]),
+        _task(run.task, run.synthetic, widths[2]),
         _amount(arm.score, _unit(arm.score_unit or "")),
         _amount(arm.energy_j, "J", arm.provenance),
         _amount(_exact(run.compress_j), "J", run.compress_provenance),
@@ -84,17 +80,16 @@ def _unit(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _named(model: str, method: str) -> str:
+def _named(model: str, method: str, width: int) -> str:
     """Both names in the column; the method, which is short, is kept whole where it can be."""
-    width = _COLUMNS[1][1]
     how = shorten(clean(method), 2 * width // 3)
     room = width - len(how) - 1 if how else width
     return f"{shorten(clean(model), room)} {how}".rstrip()
 
 
 @functools.lru_cache(maxsize=1024)
-def _task(name: str, synthetic: bool) -> str:
-    return shorten("(random)" if synthetic else clean(name), _COLUMNS[2][1])
+def _task(name: str, synthetic: bool, width: int) -> str:
+    return shorten("(random)" if synthetic else clean(name), width)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -108,8 +103,6 @@ def _fitted(text: str, width: int, right: bool) -> str:
     return f"{blank}{text}" if right else f"{text}{blank}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    parts = (
-        _fitted(cell, width, i >= _NUMERIC) for i, (cell, (_, width)) in enumerate(zip(cells, _COLUMNS, strict=True))
-    )
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    parts = (_fitted(cell, width, i >= _NUMERIC) for i, (cell, width) in enumerate(zip(cells, widths, strict=True)))
     return "  ".join(parts).rstrip()

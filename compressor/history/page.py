@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from compressor.history.database import Entry
@@ -12,7 +11,8 @@ from compressor.history.fronts import Front, Group, Point
 from compressor.history.listing import SHOWN_ID
 from compressor.history.rows import Mean
 from compressor.report import numbers
-from compressor.report.canvas import CANDIDATE, FAINT, INK, axis_unit, draw, plain
+from compressor.report.canvas import CANDIDATE, FAINT, axis_unit, draw, label_points, plain
+from compressor.report.html import template
 from compressor.report.model import Cell, Column, Table
 from compressor.report.text import clean, shorten
 
@@ -53,22 +53,13 @@ def render_page(fronts: Sequence[Front], entries: Sequence[Entry], total: int, m
         A whole page. Every text of a record is escaped; only the plots, which are escaped when they are drawn, are
         inserted as they are.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("compressor.history"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     ranked, alone = [f for f in fronts if len(f.points) > 1], [f for f in fronts if len(f.points) == 1]
     shown = [_show(front, number, min_score) for number, front in enumerate(ranked)]
-    css = (resources.files("compressor.report") / "templates" / "report.css").read_text(encoding="utf-8")
     runs = {entry.run.digest for entry in entries}
-    return environment.get_template("history.html.jinja").render(
-        css=Markup(css),
+    return template("compressor.history", "history.html.jinja").render(
+        glance=_glance(ranked, min_score),
         fronts=[(front, Markup(front.svg)) for front in shown],
         alone=_alone(alone),
         alone_more=numbers.count(len(alone) - MOST_ALONE) if len(alone) > MOST_ALONE else "",
@@ -78,6 +69,25 @@ def render_page(fronts: Sequence[Front], entries: Sequence[Entry], total: int, m
         more=numbers.count(total - len(entries)) if total > len(entries) else "",
         estimated=any(e.arm.provenance == "estimated" for e in entries),
     )
+
+
+def _glance(ranked: Sequence[Front], min_score: float | None) -> Table:
+    """One line per front: who is cheapest, or cheapest at the score asked for, and who scores best."""
+    wish = "Cheapest" if min_score is None else "Cheapest at the score asked for"
+    columns = (Column("task", "Task", "cost"), Column("cheapest", wish), Column("best", "Best score"))
+    rows = []
+    for front in ranked[:MOST_PLOTS]:
+        group = front.group
+        first = front.best[0] if min_score is None else front.cheapest(min_score)
+        points = [first, front.best[-1]]
+        told = [Cell("none", "open") if p is None else Cell(_name(p.entry), note=_figures(p, group)) for p in points]
+        rows.append((Cell(clean(group.data, 90), note=clean(group.cost, 80)), *told))
+    return Table("The cheapest and the best model of every task", columns, tuple(rows))
+
+
+def _figures(point: Point, group: Group) -> str:
+    cost = _text(point.cost.value, group.cost_unit, point.cost.ci95)
+    return f"{cost} at {_text(point.score.value, group.unit, point.score.ci95)}"
 
 
 # --- one front -----------------------------------------------------------------------------------------------------
@@ -156,7 +166,8 @@ def _cookbook(front: Front, name: str) -> Table:
     word = "at least" if group.higher_is_better else "at most"
     rows = [
         (
-            _cell(p.score, group.unit, f"{word} "),
+            # What is asked for is a number, however uncertain the score that reaches it.
+            Cell(f"{word} {_text(p.score.value, group.unit)}", note=_cell(p.score, group.unit).note),
             Cell(_name(p.entry), note=clean(p.entry.arm.method, 60)),
             _cell(p.cost, group.cost_unit),
             Cell(numbers.quantity(p.entry.arm.size_bytes, "B")),
@@ -167,13 +178,13 @@ def _cookbook(front: Front, name: str) -> Table:
     return Table(f"Cheapest model at each {name}", columns, tuple(rows))
 
 
-def _cell(mean: Mean | None, unit: str, before: str = "", provenance: str | None = None) -> Cell:
+def _cell(mean: Mean | None, unit: str, provenance: str | None = None) -> Cell:
     if mean is None:
         return Cell(numbers.NOT_AVAILABLE, "open")
     text, interval = numbers.apart(_text(mean.value, unit, mean.ci95))
     source = "" if provenance is None else provenance
     note = " · ".join(part for part in (interval, source) if part)
-    return Cell(f"{before}{text}", "estimated" if provenance == "estimated" else "plain", note)
+    return Cell(text, "estimated" if provenance == "estimated" else "plain", note)
 
 
 def _plot(front: Front, number: int, name: str) -> tuple[str, str]:
@@ -194,24 +205,16 @@ def _plot(front: Front, number: int, name: str) -> tuple[str, str]:
             if p.score.ci95 is not None:
                 axes.plot([x, x], [end * up for end in p.score.ci95], "-", color=CANDIDATE, linewidth=0.8, alpha=0.6)
             axes.plot([x], [y], "s", ms=6, color=CANDIDATE)
-        for p, x, y in list(zip(front.best, xs, ys, strict=True))[-_LABELLED:]:
-            axes.annotate(
-                plain(_name(p.entry, _NAME)), (x, y), (6, -11), textcoords="offset points", color=INK, fontsize=8.5
-            )
-        for p in beaten if len(front.points) <= _LABELLED else ():
-            at = p.cost.value / scale, p.score.value * up
-            axes.annotate(
-                plain(_name(p.entry, _NAME)), at, (5, 5), textcoords="offset points", color=INK, fontsize=7.5, alpha=0.8
-            )
         axes.margins(x=0.22, y=0.18)
+        shown = [*reversed(front.best[-_LABELLED:]), *(beaten if len(front.points) <= _LABELLED else ())]
+        # Where all are of one model its name tells nothing apart.
+        alike = len({p.entry.arm.model for p in front.points}) == 1
+        names = [shorten(clean(p.entry.arm.arm), _NAME) if alike else _name(p.entry, _NAME) for p in shown]
+        at = [(p.cost.value / scale, p.score.value * up) for p in shown]
+        label_points(axes, [(plain(name), *place) for name, place in zip(names, at, strict=True)])
         axes.set_xlabel(plain(f"{clean(group.cost, 60)}, {unit}"))
-        axes.set_ylabel(
-            plain(
-                f"{name[:1].upper()}{name[1:]}, {'%' if group.unit == 'fraction' else clean(group.unit, 20)}".rstrip(
-                    ", "
-                )
-            )
-        )
+        unit_shown = "%" if group.unit == "fraction" else clean(group.unit, 20)
+        axes.set_ylabel(plain(f"{name[:1].upper()}{name[1:]}" + (f", {unit_shown}" if unit_shown else "")))
 
     said = "; ".join(
         f"{_name(p.entry, 60)} {_text(p.score.value, group.unit)}, {_text(p.cost.value, group.cost_unit, p.cost.ci95)}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from compressor.compare import CPU_TIME, energy_metric, quantities, total_domains
 from compressor.footprint import operational_carbon_g
 from compressor.report import aggregates, use
+from compressor.report.text import work
 from compressor.results import (
     BenchRecord,
     BenchRun,
@@ -23,7 +24,6 @@ from compressor.results import (
     Quantity,
     Report,
     StageCost,
-    Workload,
 )
 
 _NO_METHODS = ("export", "load")
@@ -303,7 +303,7 @@ def _arm(
         machine=machine_of(m.environment),
         batch=m.plan.batch,
         threads=m.plan.threads,
-        workload=_workload(m.plan.workload),
+        workload=work(m.plan.workload) if m.plan.workload else "",
         score=Mean(m.score.value, aggregates.score_interval(m.score)) if m.score else None,
         score_unit=m.score.unit if m.score else None,
         higher_is_better=m.score.higher_is_better if m.score else None,
@@ -319,13 +319,6 @@ def _arm(
         cpu_verdict=deltas[CPU_TIME].verdict if CPU_TIME in deltas else None,
         label=_label(one, m),
     )
-
-
-def _workload(workload: Workload | None) -> str:
-    if workload is None:
-        return ""
-    prompt = f"{workload.prompt_tokens} token{'s' * (workload.prompt_tokens != 1)}"
-    return f"prefill of {prompt}" if workload.phase == "prefill" else f"decode {workload.new_tokens} after {prompt}"
 
 
 def _known(one: Report | BenchRun, m: Measurement) -> Mapping[str, Quantity]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,7 +63,7 @@ def energy_between(start: Reading, end: Reading, meter: str) -> Mapping[str, flo
         Joules keyed ``meter/domain``, for the domains in both readings.
 
     Raises:
-        MeterError: Time or energy ran backwards, the meter lost count or a domain vanished meanwhile.
+        MeterError: Time or energy ran backwards or is no number, the meter lost count or a domain vanished meanwhile.
     """
     if end.epoch != start.epoch:
         raise MeterError("lost count between two readings", where=meter)
@@ -71,6 +72,8 @@ def energy_between(start: Reading, end: Reading, meter: str) -> Mapping[str, flo
     if lost := start.energy_j.keys() - end.energy_j.keys():
         raise MeterError(f"lost the domain {sorted(lost)[0]} in mid-window", where=meter)
     joules = {f"{meter}/{domain}": end.energy_j[domain] - before for domain, before in start.energy_j.items()}
+    if odd := [key for key, value in joules.items() if not math.isfinite(value)]:
+        raise MeterError(f"counted {joules[odd[0]]:g} J in {odd[0]}, which is no number", where=meter)
     if negative := [key for key, value in joules.items() if value < 0]:
         raise MeterError(f"counted {joules[negative[0]]:.6g} J in {negative[0]}, less than nothing", where=meter)
     return joules

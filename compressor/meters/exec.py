@@ -10,6 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from typing import NamedTuple
 
 from compressor.errors import MeterError
 from compressor.meters.base import MeterOptions
@@ -27,32 +30,43 @@ _JOULES = {
     **{"uj": 1e-6, "µj": 1e-6, "mj": 1e-3, "j": 1.0, "joule": 1.0, "joules": 1.0, "kj": 1e3},
     **{"wh": 3600.0, "kwh": 3.6e6},
 }
-_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d{1,2})?"  # a longer exponent is more than a float holds
 _UNITS = "|".join(sorted({*_WATTS, *_JOULES}, key=len, reverse=True))
 
 
-def parse(output: str, where: str) -> tuple[float, bool]:
+class Printed(NamedTuple):
+    """What a command printed.
+
+    Attributes:
+        value: Watts, or a count of joules.
+        counts: Whether it is the count.
+        step: The last digit that was printed, in the same unit.
+    """
+
+    value: float
+    counts: bool
+    step: float
+
+
+def parse(output: str, where: str) -> Printed:
     """What a command printed: the first number with a unit, or a number alone, which is watts.
 
     Args:
         output: Its standard output.
         where: The command, for the message.
 
-    Returns:
-        Watts and False, or a count of joules and True.
-
     Raises:
         MeterError: There is neither.
     """
     text = output.strip().replace("μ", "µ")  # Greek mu and the micro sign look the same
     if re.fullmatch(_NUMBER, text):
-        return float(text), False
+        return _printed(text, 1.0, False)
     # "M" before W would be mega, which no computer draws; anything unlike these units is not guessed at
     if found := re.search(rf"(?<![\w.])({_NUMBER})\s*({_UNITS})(?!\w)", text, re.IGNORECASE):
         unit = found[2].lower()
         if not found[2].startswith("M"):
             counts = unit in _JOULES
-            return float(found[1]) * (_JOULES[unit] if counts else _WATTS[unit]), counts
+            return _printed(found[1], _JOULES[unit] if counts else _WATTS[unit], counts)
     raise MeterError(
         f"printed {text[:60]!r}, not a power or energy",
         where=where,
@@ -60,11 +74,13 @@ def parse(output: str, where: str) -> tuple[float, bool]:
     )
 
 
-def run(command: str) -> tuple[float, bool]:
-    """Run the command once; no shell is between, use ``sh -c '…'`` for one.
+def _printed(number: str, unit: float, counts: bool) -> Printed:
+    exponent = Decimal(number).as_tuple().exponent
+    return Printed(float(number) * unit, counts, 10.0 ** int(exponent) * unit)
 
-    Returns:
-        See :func:`parse`.
+
+def run(command: str) -> Printed:
+    """Run the command once; no shell is between, use ``sh -c '…'`` for one.
 
     Raises:
         MeterError: It cannot be run, hangs, fails, or prints something else.
@@ -100,8 +116,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
         process.kill()
     else:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    # Not communicate(): a child in a session of its own lives on and keeps the pipes open for as long as it likes.
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def open_exec(
@@ -118,7 +139,7 @@ def open_exec(
         MeterError: See :func:`run`.
     """
     started = time.monotonic()
-    _, counts = run(command)
+    _, counts, step = run(command)
     # a slow command is given time, so that it does not become the load that is measured
     period = max(_PERIOD_S, 4 * (time.monotonic() - started))
     info = MeterInfo(
@@ -127,15 +148,15 @@ def open_exec(
         provenance="measured",
         scope="machine",
         update_period_s=period,
-        resolution_j=1e-6 if counts else 1e-3 * period,
+        resolution_j=step if counts else step * period,
         source=f"command '{command}', {'a count of joules' if counts else 'watts, integrated'}",
     )
 
     def value(joules: bool) -> float:
-        number, is_count = run(command)
-        if is_count != joules:
+        printed = run(command)
+        if printed.counts != joules:
             raise MeterError("printed watts and joules in turn", where=f"exec:{command}")
-        return number
+        return printed.value
 
     def read_microjoules() -> Mapping[str, int]:
         return {"machine": round(value(True) * 1e6)}

@@ -159,6 +159,8 @@ class PowerLog:
         self._add(stamp, row)
 
     def _add(self, stamp: float, row: dict[str, object]) -> None:
+        if self.times and self.counts_joules != ("joules" in row):
+            raise self._wrong("has watts and joules in turn", "keep to one of them")
         self.counts_joules = "joules" in row
         value = self._number(row["joules" if self.counts_joules else "watts"])
         if value < 0:

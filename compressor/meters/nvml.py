@@ -1,7 +1,8 @@
 """NVIDIA GPUs through NVML: the energy counter where there is one (Volta and later), else integrated power.
 
 Source: NVIDIA, NVML API reference (nvmlDeviceGetTotalEnergyConsumption, mJ since the driver was loaded;
-nvmlDeviceGetPowerUsage, mW). Power is the second choice: on A100 and H100 it samples about a quarter of the run time
+nvmlDeviceGetPowerUsage, mW; nvmlDeviceGetUtilizationRates, per cent of the last 1/6 to 1 s in which any kernel ran,
+sampled beside the joules). Power is the second choice: on A100 and H100 it samples about a quarter of the run time
 only (Yang, Adamek, Armour 2024, "Accurate and Convenient Energy Measurements for GPUs").
 
 Work that is queued on the GPU is not done: whoever measures a window has to synchronise the device at both its edges.
@@ -22,8 +23,9 @@ from compressor.results import MeterInfo, MeterStatus
 
 _PERIOD_S = 0.1  # the longest update period seen of the counter and of the power sensor
 _SAMPLE_S = 0.05
+_LOAD_SAMPLE_S = 0.1
 _OPEN_PROBE_S = 0.5
-_STATUS_PROBE_S = 0.03
+_STATUS_PROBE_S = 0.1  # four times that if need be, which the slowest counter fits in
 _BOUND_W = 2000.0  # power no GPU exceeds, where it does not tell its limit
 
 
@@ -77,6 +79,7 @@ class _Gpu:
         self.name = str(self.call(nvml.nvmlDeviceGetName, self.handle))
         self.has_counter = self._supports(nvml.nvmlDeviceGetTotalEnergyConsumption)
         self.has_power = self.has_counter or self._supports(nvml.nvmlDeviceGetPowerUsage)
+        self.no_load = self._why_no_load()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -88,19 +91,26 @@ class _Gpu:
         try:
             function(self.handle)
         except self.nvml.NVMLError as e:
-            if e.value == self.nvml.NVML_ERROR_NOT_SUPPORTED:
+            # What an old driver lacks is not there at all.
+            if e.value in (self.nvml.NVML_ERROR_NOT_SUPPORTED, self.nvml.NVML_ERROR_FUNCTION_NOT_FOUND):
                 return False
             raise _named(self.nvml, e, f"nvml/{self.domain}") from e
         return True
 
     def _mig(self) -> bool:
+        mode = self.nvml.nvmlDeviceGetMigMode
+        return self._supports(mode) and bool(self.call(mode, self.handle)[0])
+
+    def _why_no_load(self) -> str:
+        """Why its utilisation cannot be read; empty if it can. Whatever it is, the joules stand."""
         try:
-            current, _ = self.nvml.nvmlDeviceGetMigMode(self.handle)
-        except self.nvml.NVMLError as e:
-            if e.value == self.nvml.NVML_ERROR_NOT_SUPPORTED:
-                return False
-            raise _named(self.nvml, e, f"nvml/{self.domain}") from e
-        return bool(current)
+            self.load()
+        except MeterError as e:
+            return e.what
+        return ""
+
+    def load(self) -> float:
+        return 1e-2 * float(self.call(self.nvml.nvmlDeviceGetUtilizationRates, self.handle).gpu)
 
     def bound_w(self) -> float:
         """Power it cannot exceed: twice its limit, since short peaks pass it."""
@@ -123,7 +133,7 @@ def open_nvml(
     Args:
         probe_s: How long to watch the counters to learn their period.
         clock: Monotonic seconds.
-        thread: Whether power is sampled between reads, where there is no counter.
+        thread: Whether utilisation, and power where there is no counter, are sampled between reads.
 
     Raises:
         MeterError: No driver, no GPU, no permission, MIG, or a counter that stands still.
@@ -166,7 +176,9 @@ def _open(nvml: Any, probe_s: float, clock: Callable[[], float], thread: bool) -
         parts.append(CounterMeter(info, counters, lambda: _millijoules(counted), clock=clock))
     if sampled:
         parts.append(SampledMeter(info, lambda: _watts(sampled), _SAMPLE_S, clock=clock, thread=thread))
-    return CombinedMeter(info, tuple(parts), nvml.nvmlShutdown)
+    told = [gpu for gpu in counted + sampled if not gpu.no_load]
+    load = SampledMeter(info, lambda: _loads(told), _LOAD_SAMPLE_S, clock=clock, thread=thread) if told else None
+    return CombinedMeter(info, tuple(parts), nvml.nvmlShutdown, load)
 
 
 def _millijoules(gpus: list[_Gpu]) -> Mapping[str, int]:
@@ -177,10 +189,15 @@ def _watts(gpus: list[_Gpu]) -> Mapping[str, float]:
     return {gpu.domain: gpu.watts() for gpu in gpus}
 
 
+def _loads(gpus: list[_Gpu]) -> Mapping[str, float]:
+    return {gpu.domain: gpu.load() for gpu in gpus}
+
+
 def _source(gpus: list[_Gpu], counted: list[_Gpu], sampled: list[_Gpu]) -> str:
     said = [f"NVML energy counter of {gpu.domain} ({gpu.name})" for gpu in counted]
     said += [f"NVML power of {gpu.domain} ({gpu.name}), integrated: it has no energy counter" for gpu in sampled]
     said += [f"{gpu.domain} ({gpu.name}) left out: neither energy nor power" for gpu in gpus if not gpu.has_power]
+    said += [f"utilisation of {gpu.domain} not read: {gpu.no_load}" for gpu in counted + sampled if gpu.no_load]
     return "; ".join(said)
 
 

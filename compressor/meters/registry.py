@@ -84,6 +84,10 @@ def status(name: str) -> MeterStatus:
         found: MeterStatus = _module(name).probe()
     except MeterError as e:
         return MeterStatus(name, False, None, e.what if e.where is None else f"{e.where}: {e.what}", e.mend or "")
+    except Exception as e:  # as above: an outside package's
+        if name in _MODULES:
+            raise
+        return MeterStatus(name, False, None, f"its probe fails: {type(e).__name__}: {e}")
     return found
 
 

@@ -28,6 +28,9 @@ class SampledMeter:
         clock: Monotonic seconds.
         thread: Whether a thread takes samples between reads.
 
+    Attributes:
+        watts: The last sample.
+
     Raises:
         MeterError: A sensor could not be read.
     """
@@ -51,9 +54,9 @@ class SampledMeter:
         self._epoch = 0
         self._failure = ""
         self._missed: MeterError | None = None
-        self._watts = self._checked(read_watts())
+        self.watts = self._checked(read_watts())
         self._time = clock()
-        self._energy = dict.fromkeys(self._watts, 0.0)
+        self._energy = dict.fromkeys(self.watts, 0.0)
         self._thread: threading.Thread | None = None
         if thread:
             self._thread = threading.Thread(target=self._keep_sampling, name=f"{info.name} sampler", daemon=True)
@@ -104,8 +107,8 @@ class SampledMeter:
         if not lost:
             self.largest_gap_s = max(self.largest_gap_s, gap)
             for domain, power in watts.items():
-                self._energy[domain] += 0.5 * (self._watts[domain] + power) * gap
-        self._watts, self._time = watts, now
+                self._energy[domain] += 0.5 * (self.watts[domain] + power) * gap
+        self.watts, self._time = watts, now
         failure, self._failure = self._failure, ""
         if lost:
             self._epoch += 1
@@ -126,6 +129,8 @@ class CombinedMeter:
         info: What they are together.
         parts: The meters, with different domains.
         on_close: Called when everything is closed.
+        load: Samples the devices' utilisation, 0..1, which adds up to busy seconds as watts do to joules; ``None``
+            where no device tells it.
     """
 
     def __init__(
@@ -133,10 +138,12 @@ class CombinedMeter:
         info: MeterInfo,
         parts: tuple[CounterMeter | SampledMeter, ...],
         on_close: Callable[[], None] | None = None,
+        load: SampledMeter | None = None,
     ) -> None:
         self.info = info
         self._parts = parts
         self._on_close = on_close
+        self._load = load
 
     @property
     def largest_gap_s(self) -> float:
@@ -151,11 +158,24 @@ class CombinedMeter:
         """
         readings = [part.read() for part in self._parts]
         energy = {domain: joules for reading in readings for domain, joules in reading.energy_j.items()}
-        return Reading(readings[-1].time_s, energy, sum(reading.epoch for reading in readings))
+        epoch, time_s = sum(reading.epoch for reading in readings), readings[-1].time_s
+        return Reading(time_s, energy, epoch, self._busy_s(time_s))
+
+    def _busy_s(self, time_s: float) -> Mapping[str, float]:
+        """Busy seconds at a moment just before; nothing where they could not be read, which spoils no joules."""
+        if self._load is None:
+            return {}
+        try:
+            now = self._load.read()
+        except MeterError:
+            return {}
+        return {
+            domain: busy - (now.time_s - time_s) * self._load.watts[domain] for domain, busy in now.energy_j.items()
+        }
 
     def close(self) -> None:
         """Close all parts."""
-        for part in self._parts:
+        for part in (*self._parts, *([self._load] if self._load else [])):
             part.close()
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None

@@ -81,7 +81,7 @@ def _from_file(arch: str, path: Path) -> ModuleType:
     # Dataclasses and pickling look a class's module up by name.
     sys.modules[name] = module
     try:
-        with _importable(path.parent):
+        with importable(path.parent):
             spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
@@ -92,7 +92,7 @@ def _from_file(arch: str, path: Path) -> ModuleType:
 
 
 def _from_package(arch: str, name: str) -> ModuleType:
-    with _importable(Path.cwd()):
+    with importable(Path.cwd()):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -108,7 +108,7 @@ def _from_package(arch: str, name: str) -> ModuleType:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
     """Let the user's code import what lies beside it, as ``python file.py`` would."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Arrays = tuple[NDArray[np.generic], ...]
 """One array per model input, in the model's order; axis 0 counts the examples."""
 
+PAST, PRESENT = "past_key_values.", "present."
+"""Prefixes of a causal model's cache among its inputs and outputs, as ``optimum`` names them: ``.0.key``, ``.0.value``,
+``.1.key``, …; keys and values are ``(batch, heads, past length, head size)``."""
+
 _NAME_LENGTH = 64
 
 

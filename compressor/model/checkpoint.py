@@ -26,8 +26,8 @@ HEADER_LIMIT_BYTES = 100 * 2**20
 
 # fmt: off
 ITEM_BYTES: Mapping[str, int] = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4,
-    "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "C64": 8, "U64": 8, "I64": 8, "F64": 8,
 }
 # fmt: on
 FLOATS = ("BF16", "F16", "F32", "F64")
@@ -118,11 +118,35 @@ def _stored(name: str, entry: Any, path: Path, start: int) -> StoredTensor:
     return StoredTensor(name, path, dtype, shape, start + begin, end - begin)
 
 
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a checkpoint: the one, which ``transformers`` prefers too, or those the index names.
+
+    Args:
+        folder: Holds ``model.safetensors``, or several files and ``model.safetensors.index.json``.
+
+    Raises:
+        ModelError: There are no such files, or one is missing.
+        UnsafeFileError: The index names a file outside the folder.
+    """
+    if (folder / SINGLE).is_file():
+        return (folder / SINGLE,)
+    index = folder / INDEX
+    if not index.is_file():
+        raise ModelError(f"holds neither {SINGLE} nor {INDEX}", where=folder, mend="name a checkpoint's folder")
+    names = sorted(set(_weight_map(index).values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UnsafeFileError(f"names {name!r}, which is no safetensors file beside it", where=index)
+        if not (folder / name).is_file():
+            raise ModelError(f"names {name}, which is not there", where=index, mend="download the folder whole")
+    return tuple(folder / name for name in names)
+
+
 def open_checkpoint(folder: Path) -> dict[str, StoredTensor]:
     """Read the headers of all safetensors files of a checkpoint.
 
     Args:
-        folder: Holds ``model.safetensors``, or several files and ``model.safetensors.index.json``.
+        folder: As for :func:`weight_files`.
 
     Returns:
         The tensors by name, file by file in the order of their bytes.
@@ -131,25 +155,21 @@ def open_checkpoint(folder: Path) -> dict[str, StoredTensor]:
         ModelError: There are no such files, one is missing or damaged, or the index disagrees with them.
         UnsafeFileError: The index names a file outside the folder.
     """
-    index = folder / INDEX
-    if not index.is_file():
-        single = folder / SINGLE
-        if not single.is_file():
-            raise ModelError(f"holds neither {SINGLE} nor {INDEX}", where=folder, mend="name a checkpoint's folder")
-        found = read_header(single)
+    files = weight_files(folder)
+    if files == (folder / SINGLE,):
+        found = read_header(files[0])
         if not found:
-            raise ModelError("is a safetensors file without tensors", where=single)
+            raise ModelError("is a safetensors file without tensors", where=files[0])
         return found
+    index = folder / INDEX
     weight_map = _weight_map(index)
     tensors: dict[str, StoredTensor] = {}
-    for name in sorted(set(weight_map.values())):
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise UnsafeFileError(f"names {name!r}, which is no safetensors file beside it", where=index)
-        if not (folder / name).is_file():
-            raise ModelError(f"names {name}, which is not there", where=index, mend=_AGAIN)
-        for tensor in read_header(folder / name).values():
-            if weight_map.get(tensor.name) != name:
-                raise ModelError(f"does not say that tensor '{tensor.name}' is in {name}", where=index, mend=_AGAIN)
+    for file in files:
+        for tensor in read_header(file).values():
+            if weight_map.get(tensor.name) != file.name:
+                raise ModelError(
+                    f"does not say that tensor '{tensor.name}' is in {file.name}", where=index, mend=_AGAIN
+                )
             tensors[tensor.name] = tensor
     if absent := [name for name in weight_map if name not in tensors]:
         raise ModelError(

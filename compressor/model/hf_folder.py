@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -18,6 +17,9 @@ EXTRA = "pip install 'compressor[hf]'"
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_ADAPTER = "adapter_config.json"
+
+GENERATION = "text-generation-with-past"
 
 TASKS: Mapping[str, str] = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -27,7 +29,7 @@ TASKS: Mapping[str, str] = {
     "fill-mask": "AutoModelForMaskedLM",
     "image-classification": "AutoModelForImageClassification",
     "audio-classification": "AutoModelForAudioClassification",
-    "text-generation-with-past": "AutoModelForCausalLM",
+    GENERATION: "AutoModelForCausalLM",
 }
 """``optimum``'s name of each task that is supported, and the transformers class that loads a model for it."""
 
@@ -38,8 +40,8 @@ _ENDINGS = {
     "ForMaskedLM": "fill-mask",
     "ForImageClassification": "image-classification",
     "ForAudioClassification": "audio-classification",
-    "ForCausalLM": "text-generation-with-past",
-    "LMHeadModel": "text-generation-with-past",
+    "ForCausalLM": GENERATION,
+    "LMHeadModel": GENERATION,
     "Model": "feature-extraction",
 }
 _HEARS = re.compile(r"wav2vec2|hubert|wavlm|unispeech|sew|data2vec-audio|whisper|audio-spectrogram")
@@ -147,6 +149,20 @@ def longest(config: Mapping[str, Any]) -> int | None:
     return int(positions) - (int(config.get("pad_token_id") or 0) + 1 if shifted else 0)
 
 
+def label_count(config: Mapping[str, Any]) -> int:
+    """How many outputs a classifier has: 2 where its config does not say, as in ``transformers``."""
+    return len(config.get("id2label") or ()) or int(config.get("num_labels") or 2)
+
+
+def problem_of(config: Mapping[str, Any]) -> str | None:
+    """What a classifier's outputs are: ``regression``, ``multi_label_classification``, or else one class of several.
+
+    As in ``transformers``, a single output without a word on it is a number.
+    """
+    named = config.get("problem_type")
+    return str(named) if named else "regression" if label_count(config) == 1 else None
+
+
 def _of_text(config: Mapping[str, Any], key: str) -> Any:
     inner = config.get("text_config")
     found = config.get(key)
@@ -212,7 +228,7 @@ def resolve(path: Path, *, allow_pickle: bool = False, trust_remote_code: bool =
 def looks_like_model(path: Path) -> bool:
     """Whether a folder holds what Hugging Face's libraries save."""
     return path.is_dir() and any(
-        (path / name).is_file() for name in (CONFIG, "adapter_config.json", WEIGHTS, INDEX, *PICKLED, *_TOKENIZER)
+        (path / name).is_file() for name in (CONFIG, _ADAPTER, WEIGHTS, INDEX, *PICKLED, *_TOKENIZER)
     )
 
 
@@ -225,16 +241,16 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read ``config.json``.
 
     Raises:
-        ModelError: It is missing or no JSON object.
+        ModelError: It is missing or no JSON object, or the folder is an adapter's.
     """
     file = path / CONFIG
+    if (path / _ADAPTER).is_file():
+        raise ModelError(
+            f"holds a PEFT adapter ({_ADAPTER}), which is no whole model",
+            where=path,
+            mend="merge it into its model with merge_and_unload() and save that",
+        )
     if not file.is_file():
-        if (path / "adapter_config.json").is_file():
-            raise ModelError(
-                "holds a PEFT adapter without the model it belongs to",
-                where=path,
-                mend="merge it into its model with merge_and_unload() and save that",
-            )
         raise ModelError(
             "is a Hugging Face folder without config.json",
             where=path,
@@ -258,23 +274,29 @@ def screen(path: Path, *, allow_pickle: bool = False, trust_remote_code: bool = 
         trust_remote_code: Whether a model that brings its own Python code may be used.
 
     Raises:
-        ModelError: No config, no weights, or weights that are cut off.
+        ModelError: No config, no weights, weights that are cut off, or that another tool has quantized.
         UnsafeFileError: Pickled weights or code of its own, and that was not allowed.
     """
+    if not path.is_dir():
+        what = "is a file, not the folder of a model" if path.exists() else "no such folder"
+        raise ModelError(what, where=path, mend="name the folder that holds config.json and the weights")
     config = read_config(path)
+    _refuse_quantized(path, config)
     if config.get("auto_map") and not trust_remote_code:
         raise UnsafeFileError(
             "brings Python code of its own (auto_map in config.json), which loading it would run",
             where=path,
-            mend="add --trust-remote-code only if you trust where it comes from",
+            mend="'compress' and 'bench' take --trust-remote-code: add it only if you trust where it comes from",
         )
-    weights = _safetensors(path)
-    if weights:
+    if (path / WEIGHTS).is_file() or (path / INDEX).is_file():
+        from compressor.model.checkpoint import open_checkpoint, weight_files
         from compressor.model.identify import FileKind, identify
 
+        weights = weight_files(path)
         for file in weights:
             if identify(file) is not FileKind.SAFETENSORS:
                 raise ModelError("is no safetensors file", where=file, mend="copy or download it again")
+        open_checkpoint(path)
         return Folder(path, config, weights, pickled=False)
     pickled = sorted(path.glob("pytorch_model*.bin"))
     if not pickled:
@@ -283,35 +305,31 @@ def screen(path: Path, *, allow_pickle: bool = False, trust_remote_code: bool = 
         raise UnsafeFileError(
             f"holds its weights as a pickle only ({pickled[0].name}); loading it could run whatever code is in it",
             where=path,
-            mend="where it was made, save it with save_pretrained(safe_serialization=True); or add --allow-pickle if "
-            "you trust where it comes from",
+            mend="where it was made, save it with save_pretrained(safe_serialization=True); or, if you trust where it "
+            "comes from, 'compress' takes --allow-pickle",
         )
     return Folder(path, config, tuple(pickled), pickled=True)
 
 
-def _safetensors(path: Path) -> tuple[Path, ...]:
-    """The one file, or the parts that the index names."""
-    if (path / WEIGHTS).is_file():
-        return (path / WEIGHTS,)
-    index = path / INDEX
-    if not index.is_file():
-        return ()
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError("is a damaged index of weights", where=index, mend="copy or download it again") from error
-    if outside:
-        raise UnsafeFileError(f"its weights are outside its folder, in {outside[0]}", where=index)
-    if missing := [name for name in names if not (path / name).is_file()]:
-        raise ModelError(f"names {missing[0]}, which is not there", where=index, mend="download the folder whole")
-    return tuple(path / name for name in names)
+def _refuse_quantized(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse weights that another tool has quantized: there is nothing left to save, and its kernels are not here."""
+    from compressor.model.packing import is_ours
+
+    found = config.get("quantization_config") or config.get("compression_config")
+    if not found or is_ours(config):
+        return
+    by = found.get("quant_method") if isinstance(found, Mapping) else found
+    raise ModelError(
+        f"is quantized already, by {by or 'another tool'}", where=path, mend="give the model that it was made from"
+    )
 
 
 def _where_else(path: Path) -> str:
     graphs = sorted(path.glob("*.onnx")) or sorted(path.glob("onnx/*.onnx"))
     if graphs:
         return f"name the ONNX file in it, {graphs[0]}, or give the folder that it was exported from"
+    if any(path.glob("*.gguf")):
+        return "GGUF files are not read: give the model that they were made from"
     return "save it with model.save_pretrained(), which writes model.safetensors"
 
 
@@ -329,7 +347,7 @@ def task_of(folder: Folder, asked: str | None = None) -> str:
         ModelError: No such task, or the architecture does not say one that is supported.
     """
     if asked is not None:
-        name = "text-generation-with-past" if asked == "text-generation" else asked
+        name = GENERATION if asked == "text-generation" else asked
         if name not in TASKS:
             raise ModelError(f"no task '{asked}'", where="--hf-task", mend=nearest(asked, TASKS))
         return name
@@ -355,20 +373,15 @@ def task_of(folder: Folder, asked: str | None = None) -> str:
 
 def companions(path: Path) -> list[Path]:
     """The files that belong to a model beside its weights: config, tokenizer, processor, pooling; relative to it."""
-    found = []
-    for file in sorted(path.rglob("*")):
-        relative = file.relative_to(path)
-        # One level down: what sentence-transformers keeps its pooling in.
-        inside = len(relative.parts) == 1 or (len(relative.parts) == 2 and re.match(r"\d+_", relative.parts[0]))
-        if (
-            inside
-            and file.is_file()
-            and file.suffix in _COMPANION_ENDINGS
-            and relative.name not in _NOT_COMPANIONS
-            and file.stat().st_size <= _COMPANION_LIMIT_BYTES
-        ):
-            found.append(relative)
-    return found
+    # One level down: what sentence-transformers keeps its pooling in.
+    return sorted(
+        file.relative_to(path)
+        for file in (*path.glob("*"), *path.glob("[0-9]*_*/*"))
+        if file.is_file()
+        and file.suffix in _COMPANION_ENDINGS
+        and file.name not in _NOT_COMPANIONS
+        and file.stat().st_size <= _COMPANION_LIMIT_BYTES
+    )
 
 
 def copy_companions(source: Path, target: Path) -> None:
@@ -379,21 +392,6 @@ def copy_companions(source: Path, target: Path) -> None:
             shutil.copyfile(source / relative, target / relative)
 
 
-def pooling(path: Path) -> str:
-    """How sentence-transformers makes one embedding of a text's tokens: ``mean``, its default, or ``cls``."""
-    file = path / "1_Pooling" / CONFIG
-    if not file.is_file():
-        return "mean"
-    about = json.loads(file.read_text(encoding="utf-8"))
-    return "cls" if about.get("pooling_mode_cls_token") else "mean"
-
-
 def has_tokenizer(path: Path) -> bool:
     """Whether a folder holds a tokenizer's own files."""
     return any((path / name).is_file() for name in _TOKENIZER)
-
-
-def close_match(given: str, known: list[str]) -> str:
-    """The known name that was probably meant, where listing all of them would be too long."""
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
-    return f"did you mean '{close[0]}'? " if close else ""

@@ -6,13 +6,14 @@ kept quiet: what can be wrong in what they load is looked at, not read off their
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compressor.errors import ModelError
 from compressor.model import hf_folder
@@ -32,11 +33,9 @@ from compressor.model.quiet import quiet_export
 from compressor.model.signature import one_line
 from compressor.results import ModelSummary, Step, TensorSpec
 
-if TYPE_CHECKING:
-    pass
-
 KIND = FileKind.HUGGING_FACE.value
 _SHOWN = 3
+_NUMBERS = re.compile(r"(?<=\.)\d+(?=\.)")
 _UNUSED = re.compile(r"(^|\.)pooler\.|position_ids$|masked_bias$|attn\.bias$|inv_freq$")
 """Weights that a checkpoint may lack without a change of the outputs: an unused pooler, and old buffers."""
 
@@ -163,10 +162,13 @@ def _pretrained(folder: Folder, task: str, trust: bool) -> tuple[Any, tuple[str,
             )
         except Exception as error:
             raise ModelError(
-                f"cannot be loaded: {one_line(error)}", where=folder.path, mend="check that the folder is complete"
+                f"cannot be loaded: {one_line(error)}",
+                where=folder.path,
+                mend="check that the folder is complete, and its config.json that of its weights",
             ) from error
     _check_fit(folder, task, info, hf)
     left = [name for name in info["unexpected_keys"] if not _UNUSED.search(name)]
+    require_no_more_layers(hf, left, folder.path)
     notes = (
         [f"{len(left)} weights in the file belong to another task and were left out: {_some(left)}."] if left else []
     )
@@ -190,7 +192,7 @@ def _config(transformers: Any, folder: Folder, trust: bool) -> Any:
         raise ModelError(
             f"is of an unknown architecture, model_type '{kind}'",
             where=folder.path,
-            mend=f"{hf_folder.close_match(str(kind), known)}transformers {transformers.__version__} knows "
+            mend=f"{close_match(str(kind), known)}transformers {transformers.__version__} knows "
             f"{len(known)} types; a newer one may know it",
         )
     try:
@@ -199,6 +201,12 @@ def _config(transformers: Any, folder: Folder, trust: bool) -> Any:
         raise ModelError(
             f"does not fit its model_type: {one_line(error)}", where=folder.path / hf_folder.CONFIG
         ) from error
+
+
+def close_match(given: str, known: list[str]) -> str:
+    """The known name that was probably meant, where listing all of them would be too long."""
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
+    return f"did you mean '{close[0]}'? " if close else ""
 
 
 def _check_fit(folder: Folder, task: str, info: Mapping[str, Any], hf: Any) -> None:
@@ -218,6 +226,30 @@ def _check_fit(folder: Folder, task: str, info: Mapping[str, Any], hf: Any) -> N
             where=folder.path,
             mend="train it for that task first, or name the task it was trained for with --hf-task",
         )
+
+
+def require_no_more_layers(hf: Any, left: Iterable[str], where: Path) -> None:
+    """Refuse weights of more layers than ``config.json`` says: what would run is not the model that was trained.
+
+    Args:
+        hf: The model.
+        left: Weights that it has no place for.
+        where: The folder, for the message.
+
+    Raises:
+        ModelError: One differs from a weight of the model by its numbers alone.
+    """
+    own = {_NUMBERS.sub("*", name) for name in hf.state_dict()}
+    ignored = [re.compile(pattern) for pattern in getattr(hf, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    prefix = f"{hf.base_model_prefix}."
+    for name in sorted(left):
+        alike = {_NUMBERS.sub("*", one) for one in (name, prefix + name, name.removeprefix(prefix))}
+        if own & alike and not any(pattern.search(name) for pattern in ignored):
+            raise ModelError(
+                f"its config.json describes fewer layers than it holds weights of, e.g. {name}",
+                where=where,
+                mend="take config and weights from the same model",
+            )
 
 
 def _shape_in_file(folder: Folder, name: str) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ModelError
 from compressor.model import hf_folder
-from compressor.model.base import TorchModel
+from compressor.model.base import PAST, TorchModel
 from compressor.model.identify import FileKind
 from compressor.model.quiet import quiet_export
 from compressor.model.signature import one_line
@@ -100,8 +100,8 @@ def signature_of(hf: Any, task: str, path: Path) -> tuple[tuple[TensorSpec, ...]
     past = dummies.pop("past_key_values", None)
     for layer, pair in enumerate(past or ()):
         for name, tensor in zip(("key", "value"), pair, strict=True):
-            dummies[f"past_key_values.{layer}.{name}"] = tensor
-    names = sorted(axes, key=lambda name: name.startswith("past_key_values."))
+            dummies[f"{PAST}{layer}.{name}"] = tensor
+    names = sorted(axes, key=lambda name: name.startswith(PAST))
     specs = []
     for name in names:
         free = {axis for axis, label in axes[name].items() if label not in sizes}
@@ -150,7 +150,7 @@ def example_inputs(inputs: tuple[TensorSpec, ...], config: Mapping[str, Any], lo
     draws = torch.Generator().manual_seed(0)
     made = []
     for spec in inputs:
-        free = 0 if spec.name.startswith("past_key_values.") else _free_length(spec.name) + longer
+        free = 0 if spec.name.startswith(PAST) else _free_length(spec.name) + longer
         shape = (2, *(free if size is None else size for size in spec.shape[1:]))
         dtype = getattr(torch, spec.dtype)
         if "mask" in spec.name:

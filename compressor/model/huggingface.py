@@ -7,9 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-PAST, PRESENT = "past_key_values.", "present."
-"""Prefixes of a causal model's cache among its inputs and outputs, as ``optimum`` names them: ``.0.key``, ``.0.value``,
-``.1.key``, …; keys and values are ``(batch, heads, past length, head size)``."""
+from compressor.model.base import PAST, PRESENT
 
 
 class HuggingFaceModule(nn.Module):

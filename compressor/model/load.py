@@ -124,6 +124,8 @@ def read_pickled(path: Path, *, allow_pickle: bool) -> torch.nn.Module | Mapping
 
     import torch
 
+    from compressor.model.arch import importable
+
     root = pickle_root(path)
     if not allow_pickle:
         what = f"'{root.name}'" if root.name else f"a {root.kind}"
@@ -134,16 +136,18 @@ def read_pickled(path: Path, *, allow_pickle: bool) -> torch.nn.Module | Mapping
             "(.pt2), or model.state_dict() for --arch",
         )
     try:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=False)
-        except (RuntimeError, pickle.UnpicklingError):
-            with path.open("rb") as file:
-                loaded = pickle.load(file)
+        with importable(Path.cwd()):
+            try:
+                loaded = torch.load(path, map_location="cpu", weights_only=False)
+            except (RuntimeError, pickle.UnpicklingError):
+                with path.open("rb") as file:
+                    loaded = pickle.load(file)
     except Exception as error:
+        home = "the script that wrote it" if root.name.startswith("__main__.") else "Python code that is not here"
         raise ModelError(
             f"cannot be unpickled: {one_line(error)}",
             where=path,
-            mend="its class must be importable where it was pickled from; better save model.state_dict() for --arch",
+            mend=f"its class is in {home}: save model.state_dict() there and name it with --arch file.py:callable",
         ) from error
     return _find_module(path, loaded)
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from compressor.errors import ModelError
 from compressor.model.base import TorchModel
 from compressor.model.checkpoint import StoredTensor, open_checkpoint, read_into
-from compressor.model.hf_folder import CONFIG, Folder, close_match, read_config
-from compressor.model.hf_load import load_folder, quiet_transformers
+from compressor.model.hf_folder import CONFIG, Folder, read_config
+from compressor.model.hf_load import close_match, load_folder, quiet_transformers
 from compressor.model.packing import Format, parts
 
 if TYPE_CHECKING:
@@ -244,6 +244,8 @@ def load_weights(folder: Folder) -> tuple[PreTrainedModel, tuple[str, ...]]:
         _put(model, name, _read(tensor, widen=layer not in replaced or last == "bias"))
     with quiet_transformers():
         model.tie_weights()
+    # Saved again, it is such a checkpoint again.
+    model.config.quantization_config = form.config()
     model.requires_grad_(False)
     return model.eval(), (f"{len(replaced)} layers' weights are in {form.bits} bits, in our own format.",)
 

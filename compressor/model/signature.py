@@ -47,7 +47,7 @@ def example_inputs(
         raise ModelError(
             f"does not say what goes into it ({kind} files hold no input shapes)",
             where=path,
-            mend="give --input-shape (without the batch, e.g. 1,28,28) or --data",
+            mend="give --input-shape (without the batch, e.g. 1x28x28) or --data",
         )
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.rand(BATCH, *shape, generator=generator) for shape in input_shapes)

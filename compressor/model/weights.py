@@ -139,7 +139,7 @@ def require_arch(path: Path, kind: str, names: Iterable[str], arch: str | None) 
         return arch
     listed = list(names)
     raise ModelError(
-        f"holds a {kind} of {len(listed)} tensors, e.g. '{listed[0]}'",
+        f"holds weights without their model ({kind}, {len(listed)} tensors, e.g. '{listed[0]}')",
         where=path,
         mend="name the architecture with --arch package.module:callable or --arch file.py:callable",
     )

@@ -240,6 +240,8 @@ def _extremes(
         found = np.array(batch, dtype=np.float64)
         # np.minimum and np.maximum keep NaN, so that it is found below.
         low, high = np.minimum(low, found[0::2]), np.maximum(high, found[1::2])
+    empty = (low == np.inf) & (high == -np.inf)  # of no elements
+    low[empty] = high[empty] = 0
     broken = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
     if broken.size:
         raise MethodError(

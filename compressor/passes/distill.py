@@ -118,10 +118,9 @@ class Distill(Training):
             OSError: A checkpoint or the original's outputs cannot be written.
         """
         import torch
-        from accelerate import PartialState
 
         from compressor.passes.hints import Learner
-        from compressor.passes.loop import fit
+        from compressor.passes.loop import fit, one_process_first
 
         if context.teacher is None:
             raise MethodError(
@@ -157,7 +156,7 @@ class Distill(Training):
             notes.append("The original runs beside the student in every step.")
         else:
             batch = fixed or training.batch or 1
-            with PartialState().local_main_process_first():  # one process of a machine writes, the others read
+            with one_process_first(context.threads):
                 outputs = _cached_outputs(teacher, examples, context, key, batch, meaning)
             notes.append(
                 "The original runs beside the student in every step, as its outputs would be large."
@@ -173,7 +172,7 @@ class Distill(Training):
             learner.unhook()
         if student is not smaller.module:
             student = as_before(student, smaller.module)
-        step = Step(self.name, settings_of(training), (*notes, describe(progress, training)))
+        step = Step(self.name, settings_of(training), (*notes, *describe(progress, training, meaning)))
         return replace(smaller, module=student, steps=(*model.steps, step))
 
     def _hints(

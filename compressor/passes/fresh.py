@@ -65,7 +65,8 @@ class _Statistics(torch.fx.Interpreter):
         if "batch_norm" in operator_name(n):
             given: Any = self.map_nodes_to_values(n.args, n)
             x, mean, variance = given[0], given[3], given[4]
-            axes = [axis for axis in range(x.ndim) if axis != 1]
-            mean.copy_(x.mean(axes))
-            variance.copy_(x.var(axes, correction=0).clamp_min(1e-6))
+            if mean is not None:  # else it takes each batch's
+                axes = [axis for axis in range(x.ndim) if axis != 1]
+                mean.copy_(x.mean(axes))
+                variance.copy_(x.var(axes, correction=0).clamp_min(1e-6))
         return super().run_node(n)

@@ -21,6 +21,7 @@ from compressor.tracing import trace
 
 if TYPE_CHECKING:
     import torch
+    from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
     from compressor.model.base import TorchModel
@@ -68,7 +69,7 @@ class ChannelGraph:
         self.model = model
         self.remarks: tuple[str, ...] = ()
         self.program = trace(model)
-        self.module: GraphModule = self.program.module(check_guards=False)
+        self.module = live_graph(self.program)
         self._walk = Propagation()
         self.weights: dict[str, Labelled] = {}
         self._parameters = dict(self.module.named_parameters(remove_duplicate=False))
@@ -77,9 +78,8 @@ class ChannelGraph:
         self.count = int(self.classes.max()) + 1
 
     def _build(self) -> None:
-        graph, known = self.module.graph, {}
-        erase_checks(self.module)
-        for node in graph.nodes:
+        known: dict[int, Labelled] = {}
+        for node in self.module.graph.nodes:
             if node.op == "get_attr":
                 tensor = attribute(self.module, node.target)
                 if hasattr(tensor, "shape"):
@@ -274,6 +274,18 @@ def _line(found: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
                 return np.zeros(found.shape[axis], dtype=np.int64)
             found = first
     return found.ravel()
+
+
+def live_graph(program: ExportedProgram) -> GraphModule:
+    """A program's graph without checks of shapes and without what nobody reads.
+
+    The second value of ``nn.MultiheadAttention`` is mostly dropped: the mean over its heads must not keep them.
+    """
+    module = program.module(check_guards=False)
+    erase_checks(module)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
 
 
 def erase_checks(module: GraphModule) -> None:

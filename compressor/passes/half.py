@@ -79,19 +79,19 @@ class Fp16:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         proto = prepare(source, folder)
-        _check_weights(proto, source)
+        unfit = _check_weights(proto, source)
         layers = weighted(proto)
         left = [layer for layer in layers if layer not in touched(layers, parse_rules(self.rules))]
         if len(left) == len(layers):
             raise MethodError("the rules leave no layer to convert", where=self.name, mend="exclude fewer layers")
         nodes = [node.name for node in proto.graph.node]
         examples = context.task.calibration()
-        wide: list[str] = []
+        large = unfit
         if examples.inputs and len(examples):
             check_examples(examples, proto)
             ranges = activation_ranges(proto, nodes, examples, folder, context.threads)
-            large = {key for key, (low, high) in ranges.items() if max(-low, high) > LARGEST}
-            wide = [node.name for node in proto.graph.node if large & {*node.input, *node.output}]
+            large = unfit | {key for key, (low, high) in ranges.items() if max(-low, high) > LARGEST}
+        wide = [node.name for node in proto.graph.node if large & {*node.input, *node.output}]
         blocked = sorted({node.op_type for node in proto.graph.node} & blocked_ops())
         weights = _set_aside(proto)
         proto = convert_float_to_float16(
@@ -112,7 +112,7 @@ class Fp16:
         if left:
             notes.append(f"Left in fp32 by the rules: {', '.join(left)}.")
         if wide:
-            notes.append(f"Left in fp32, as an activation there exceeds {LARGEST:g} in calibration: {', '.join(wide)}.")
+            notes.append(f"Left in fp32, as a constant or an activation there exceeds {LARGEST:g}: {', '.join(wide)}.")
         return notes
 
 
@@ -180,6 +180,10 @@ def _join_floats(graph: onnx.GraphProto) -> None:
         if to == TensorProto.FLOAT and half in casts and casts[half][1] == TensorProto.FLOAT16:
             whole[name] = casts[half][0]
     for node in graph.node:
+        if node.op_type == "Cast" and node.output[0] in whole:  # the model's output may be this very one
+            node.op_type = "Identity"
+            node.input[0] = whole[node.output[0]]
+            del node.attribute[:]
         node.input[:] = [whole.get(name, name) for name in node.input]
 
 
@@ -201,20 +205,23 @@ def _check_loads(path: Path, source: Path) -> None:
         )
 
 
-def _check_weights(proto: onnx.ModelProto, source: Path) -> None:
-    """Refuse weights that are float16 already, are not there, or would become infinite."""
+def _check_weights(proto: onnx.ModelProto, source: Path) -> set[str]:
+    """Refuse weights that are float16 already, are not there, or would become infinite; gives constants that would."""
     kinds = {tensor.data_type for tensor in proto.graph.initializer}
     if proto.graph.initializer and kinds & {10, 16}:  # FLOAT16, BFLOAT16
         raise MethodError("the model has 16-bit weights already", where=source, mend="give the original model")
     floats = [tensor for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT]
     if not any(len(tensor.dims) > 1 for tensor in floats):
         raise MethodError("there is nothing to convert: no float32 weights", where="fp16")
+    unfit = set()
     for tensor in floats:
-        array = array_of(tensor)
-        largest = float(np.abs(array).max(initial=0.0))
-        if not largest <= LARGEST:
+        largest = float(np.abs(array_of(tensor)).max(initial=0.0))
+        if largest > LARGEST and len(tensor.dims) < 2:  # such as what is added where attention is masked
+            unfit.add(tensor.name)
+        elif not largest <= LARGEST:
             raise MethodError(
                 f"holds {largest:g}, and float16 ends at {LARGEST:g}",
                 where=f"weight '{tensor.name}'",
                 mend="this model cannot be fp16; try int8",
             )
+    return unfit

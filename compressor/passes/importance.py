@@ -63,7 +63,7 @@ def _taylor(graph: ChannelGraph, context: Context) -> NDArray[np.float64]:
     import torch
 
     from compressor.passes.hf_rebuild import of_inputs
-    from compressor.passes.training import Batch, label_loss, labelled_examples, meaning_on
+    from compressor.passes.training import Batch, label_loss, labelled_examples, meaning_on, one_line_if_untrainable
 
     model = graph.model
     examples = of_inputs(labelled_examples(context, "prune"), model)
@@ -76,8 +76,9 @@ def _taylor(graph: ChannelGraph, context: Context) -> NDArray[np.float64]:
     for start in range(0, max(1, len(rows) - size + 1), size):
         part = np.resize(rows[start : start + size], size) if model.inputs[0].shape[0] else rows[start : start + size]
         inputs = tuple(torch.from_numpy(np.ascontiguousarray(x[part])) for x in examples.inputs)
-        found = torch.func.functional_call(graph.module, weights, inputs)
-        gradients = torch.autograd.grad(loss(found, Batch(inputs, part)), list(weights.values()), allow_unused=True)
+        with one_line_if_untrainable("prune"):
+            found = torch.func.functional_call(graph.module, weights, inputs)
+            gradients = torch.autograd.grad(loss(found, Batch(inputs, part)), list(weights.values()), allow_unused=True)
         products = {
             name: gradient * weight.detach()
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)

@@ -21,7 +21,7 @@ from compressor.passes.calibration import Calibration, activation_ranges, channe
 from compressor.passes.int8_plan import SCHEMES, Mode, Plan, Types, choose, generates
 from compressor.passes.payoff import GAIN, Payoff, find_paying, layer_errors
 from compressor.passes.qdq import clean, explained, mix, quiet, write_dynamic, write_static
-from compressor.passes.rewrites import pool_pictures, prepare, split_gemms, spread_hard_activations
+from compressor.passes.rewrites import SOURCE, pool_pictures, prepare, split_gemms, spread_hard_activations, untie_axes
 from compressor.passes.weight_only import Int8WeightOnly
 from compressor.results import SensitivityRow, Step
 from compressor.rules import Rule, parse_rules
@@ -39,8 +39,7 @@ SENSITIVITY_EXAMPLES = 16
 """Examples that each layer's error is taken over."""
 
 TIMED_BYTES = 512 * 2**20
-"""Models with more weights than this are not timed: two of them would have to be loaded at once, which takes more than
-twice the memory of one."""
+"""Models with more weights than this are not timed: pairs of them would have to be loaded again and again."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,8 @@ class _Job:
         working = tempfile.TemporaryDirectory(prefix=".int8.", dir=target.parent)
         with working as name, quiet(), explained("ONNX Runtime's quantizer", source):
             variants = self._quantize(source, Path(name), types, context)
-            decided = self._decide(source, variants, context)
+            mapped = Path(name) / SOURCE
+            decided = self._decide(mapped if mapped.exists() else source, variants, context)
             proto = variants.proto(decided.kept)
             if decided.kept:
                 clean(proto)
@@ -204,6 +204,7 @@ class _Job:
         if plan.static:
             examples = context.task.calibration()
             check_examples(examples, plain)
+            untie_axes(plain.graph, set(plan.static))
             ranges = activation_ranges(
                 plain, plan.static, examples, folder, context.threads,
                 method=self.calibration, percentile=self.percentile,
@@ -229,13 +230,15 @@ class _Job:
         examples = context.task.calibration() if self.max_error is not None or self.timed else None
         batch = _batch(variants.plain, context.batch)
         if examples is not None and not _serves(examples, batch, variants.plain):
+            count = len(examples) if examples.inputs else 0
+            few = f"only {count} calibration examples for a batch of {batch}" if count else "no calibration examples"
             if self.max_error is not None:
                 raise MethodError(
-                    "there are no calibration examples to measure max_error on",
+                    f"there are {few} to measure max_error on",
                     where=self.method,
                     mend="give data, with some left for calibration",
                 )
-            notes.append("Chosen by rule: there are no calibration examples to time it on.")
+            notes.append(f"Chosen by rule: there are {few} to time it on.")
             examples = None
         if examples is not None and self.max_error is not None:
             some = tuple(x[: max(SENSITIVITY_EXAMPLES // batch, 1) * batch] for x in examples.inputs)

@@ -128,7 +128,7 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule
             convolutions.append(node)
         elif node.op_type in PRODUCTS and weighted and is_plain(node):
             products.append(node)
-            flat |= {node.name} if weights[node.input[1]] == 2 and weights.get(_bias(node), 1) == 1 else set()
+            flat |= {node.name} if weights[node.input[1]] == 2 else set()
         elif node.op_type == "LSTM" and weighted and node.input[2] in weights:
             recurrences.append(node)
     constants = {tensor.name for tensor in graph.initializer}
@@ -226,10 +226,6 @@ def is_plain(node: onnx.NodeProto) -> bool:
 def generates(graph: onnx.GraphProto) -> bool:
     """Whether a graph is that of a causal language model with a cache."""
     return any(value.name.startswith("past_key_values.") for value in graph.input)
-
-
-def _bias(node: onnx.NodeProto) -> str:
-    return str(node.input[2]) if len(node.input) > 2 else ""
 
 
 def _is_grouped_transpose(node: onnx.NodeProto) -> bool:

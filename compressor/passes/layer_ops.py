@@ -244,6 +244,21 @@ def _attention(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
     return _product(p, node, scores, value, shape)
 
 
+def _recurrent(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
+    """LSTM, GRU and plain recurrent layers: their width stays, but what they compute counts.
+
+    Every weight meets every example of every time step once.
+    """
+    given = arguments(node)
+    if "input" not in given:  # a packed sequence
+        raise NotFollowedError
+    x = p.tensor(given["input"])
+    weights = given["params"] if "params" in given else [given["w_ih"], given["w_hh"]]
+    count = sum(prod(value.shape) for value in map(p.tensor, weights) if len(value.shape) > 1)
+    p.products.append(Product(node, x.shape[:-1], (), count, None))
+    raise NotFollowedError
+
+
 def _prelu(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
     x, slope = p.tensor(args_of(node)[0]), p.coupling.vector(p.tensor(args_of(node)[1]), 0)
     if slope.size > 1:
@@ -265,5 +280,6 @@ LAYER_OPS: dict[Handler, str] = {
     _prelu: "prelu",
     _embedding: "embedding",
     _attention: "scaled_dot_product_attention",
+    _recurrent: "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
 }
 """Handlers and the operators they are for."""

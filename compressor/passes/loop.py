@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor
 
 from compressor.errors import MethodError
@@ -34,7 +34,7 @@ from compressor.passes.checkpoint import (
     restore_optimizer,
     weights_of,
 )
-from compressor.passes.training import Batch, Loss, Rows, Tick, Training, set_training
+from compressor.passes.training import Batch, Loss, Rows, Tick, Training, one_line_if_untrainable, set_training
 from compressor.task.base import Examples
 
 WARMUP = 0.1
@@ -98,9 +98,7 @@ def fit(
     if context.workdir is not None:
         known = fingerprint(module, examples, asdict(training) | {"checkpoint_minutes": 0}, context.seed, key)
         checkpoint = Checkpoint(context.workdir / f"{training.name}-{known}.safetensors")
-    with _alone(context.threads), warnings.catch_warnings():
-        # Accelerate warns of settings of this process that are the user's own choice (threads, precision).
-        warnings.filterwarnings("ignore", module="accelerate")
+    with _alone(context.threads):
         accelerator = _accelerator()
         for weight in weights:
             weight.requires_grad_(True)
@@ -185,6 +183,8 @@ class _Run:
                 tell(Tick(epoch + 1, steps, steps, found, validated=True))
         if self.best:
             put_weights(self.module, self.best)
+        for buffer in self.module.buffers():  # batch norms have seen other examples in every process
+            broadcast(buffer)
         return progress
 
     def _step(self, rows: Rows, epoch: int, step: int, steps: int) -> float:
@@ -201,10 +201,12 @@ class _Run:
             generator = torch.Generator(self.accelerator.device).manual_seed(seed)
             batch = replace(batch, inputs=self.augment(batch.inputs, generator))
         self.optimizer.zero_grad()
-        loss = self.loss(self.ready(*batch.inputs), batch)
+        with one_line_if_untrainable(self.training.name):
+            loss = self.loss(self.ready(*batch.inputs), batch)
         value = float(loss.detach())
         self._check(value, f"in epoch {epoch + 1}, step {step + 1} of {steps}")
-        self.accelerator.backward(loss)
+        with one_line_if_untrainable(self.training.name):
+            self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.module.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
         return value
@@ -326,7 +328,22 @@ def _batches(rows: Rows, batch: int, fixed: int | None) -> list[Rows]:
     return np.array_split(rows, -(-len(rows) // batch))
 
 
+@contextmanager
+def one_process_first(threads: int) -> Iterator[None]:
+    """Let one process of each machine go first, for instance to write what the others will read.
+
+    Args:
+        threads: How many it may keep busy.
+    """
+    with _alone(threads), _accelerator().local_main_process_first():
+        yield
+
+
 def _accelerator() -> Accelerator:
+    """Accelerate's view of all processes; whoever asks first decides for all, so everybody asks here.
+
+    (Its ``PartialState``, made before any ``Accelerator``, takes processes on CPUs for runs of their own.)
+    """
     # A model may have outputs that the loss does not use.
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
@@ -337,7 +354,9 @@ def _alone(threads: int) -> Iterator[None]:
     before, others = torch.get_num_threads(), (np.random.get_state(), random.getstate())
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with torch.random.fork_rng(range(torch.cuda.device_count())), warnings.catch_warnings():
+            # Accelerate warns of settings of this process that are the user's own choice (threads, precision).
+            warnings.filterwarnings("ignore", module="accelerate")
             yield
     finally:
         torch.set_num_threads(before)

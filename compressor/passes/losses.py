@@ -32,17 +32,19 @@ class Meaning:
 
     Attributes:
         kind: ``classes``: a score per class, ``(N, C, …)``; ``binary``: one score for the second of two classes,
-            ``(N,)`` or ``(N, 1)``; ``embeddings``: vectors whose direction counts, ``(N, …, D)``; ``numbers``: anything
-            else.
+            ``(N,)``, ``(N, 1)`` or, of every point, ``(N, 1, …)``; ``embeddings``: vectors whose direction counts,
+            ``(N, …, D)``; ``numbers``: anything else.
         probabilities: Whether the scores are probabilities already; else they are logits.
         last: Whether the classes are on the last axis, ``(N, …, C)``, as in what a transformer says of each token.
         outputs: How many of the model's outputs are the answer; several are stacked on axis 1.
+        others: How many outputs it has beside those; nothing is learnt of them.
     """
 
     kind: Kind
     probabilities: bool = False
     last: bool = False
     outputs: int = 1
+    others: int = 0
 
     def answer(self, found: Any) -> Tensor:
         """The part of what a module returned that is compared: its first output, or the first ones as one tensor.
@@ -57,10 +59,10 @@ class Meaning:
         return tensors[0] if self.outputs == 1 else torch.stack(tensors[: self.outputs], 1)
 
     def logits(self, outputs: Tensor) -> Tensor:
-        """Logits of the scores, classes on axis 1; ``binary`` ones as ``(N,)``."""
+        """Logits of the scores, classes on axis 1; ``binary`` ones on one axis."""
         outputs = outputs.float()
         if self.kind == "binary":
-            outputs = outputs.reshape(len(outputs))
+            outputs = outputs.flatten()
             return outputs.clamp(_SMALLEST, 1 - _SMALLEST).logit() if self.probabilities else outputs
         if self.last:
             outputs = outputs.movedim(-1, 1)
@@ -90,7 +92,7 @@ class Meaning:
                 return outputs.sum() * 0
             return F.cross_entropy(self.logits(outputs), targets, ignore_index=IGNORED)
         if self.kind == "binary":
-            return F.binary_cross_entropy_with_logits(self.logits(outputs), targets.reshape(len(targets)))
+            return F.binary_cross_entropy_with_logits(self.logits(outputs), targets.flatten())
         return F.mse_loss(outputs.float().flatten(), targets.flatten())
 
     def teacher_loss(self, outputs: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
@@ -98,10 +100,10 @@ class Meaning:
 
         For class scores the Kullback-Leibler divergence of the softened probabilities times the temperature squared,
         which keeps its gradients as large as those of the labels (Hinton, Vinyals and Dean 2015, "Distilling the
-        knowledge in a neural network", section 2); for one score the same with two classes, but for a constant; for
-        embeddings one minus the cosine (Sanh et al. 2019, "DistilBERT", section 3), of every token's and, where there
-        are tokens, of their mean, which stands for a sentence (Reimers and Gurevych 2019, "Sentence-BERT", section 3);
-        for numbers the mean squared error.
+        knowledge in a neural network", section 2); for one score the same with two classes; for embeddings one minus
+        the cosine (Sanh et al. 2019, "DistilBERT", section 3), of every token's and, where there are tokens, of their
+        mean, which stands for a sentence (Reimers and Gurevych 2019, "Sentence-BERT", section 3); for numbers the mean
+        squared error.
 
         Args:
             outputs: The student's answer, ``(N, …)``.
@@ -120,7 +122,10 @@ class Meaning:
             return _apart(outputs.float(), teacher.float(), mask)
         student, soft = self.logits(outputs) / temperature, self.logits(teacher) / temperature
         if self.kind == "binary":
-            return temperature**2 * F.binary_cross_entropy_with_logits(student, soft.sigmoid())
+            # Cross entropy less the teacher's own entropy.
+            wanted = soft.sigmoid()
+            apart = F.binary_cross_entropy_with_logits(student, wanted)
+            return temperature**2 * (apart - F.binary_cross_entropy_with_logits(soft, wanted))
         logs, wanted = student.log_softmax(1), soft.log_softmax(1)
         each = F.kl_div(logs, wanted, reduction="none", log_target=True).sum(1)
         return temperature**2 * masked_mean(each, mask)
@@ -178,7 +183,7 @@ def meaning_of(outputs: Tensor, targets: NDArray[np.generic] | None, metric: str
             mend="train a model that gives scores, (N, C), or numbers",
         )
     shape = (None, *outputs.shape[1:])
-    single = outputs.ndim == 1 or tuple(outputs.shape[1:]) == (1,)
+    single = outputs.ndim == 1 or outputs.shape[1] == 1
     if metric in NUMERIC_METRICS or (targets is None and single) or (targets is not None and _is_float(targets)):
         if targets is not None and _elements(targets.shape) != _elements(outputs.shape):
             raise MethodError(
@@ -188,23 +193,26 @@ def meaning_of(outputs: Tensor, targets: NDArray[np.generic] | None, metric: str
     low, high = float(outputs.min()), float(outputs.max())
     if single:
         if targets is not None:
-            _check_labels(targets, 2, "1 output", where)
-            if targets.size != len(targets):
+            if _elements(targets.shape) != _elements(outputs.shape):
                 raise MethodError(
                     f"the labels are {show_shape(targets.shape)}, the model's output is {show_shape(shape)}",
                     where=where,
                 )
+            _check_labels(targets, 2, "1 output", where)
         return Meaning("binary", low >= 0 and high <= 1)
+    last = False
     if targets is not None:
-        if targets.shape[1:] != tuple(outputs.shape[2:]):
+        # Classes are on axis 1 as torch's own losses have it, else on the last one, as of the tokens of a text.
+        last = targets.shape[1:] != tuple(outputs.shape[2:]) and targets.shape[1:] == tuple(outputs.shape[1:-1])
+        if not last and targets.shape[1:] != tuple(outputs.shape[2:]):
             raise MethodError(
                 f"the labels are {show_shape(targets.shape)}, the model's output is {show_shape(shape)}",
                 where=where,
                 mend="give one class number for each row of scores, (N,) for (N, C)",
             )
-        _check_labels(targets, outputs.shape[1], f"{outputs.shape[1]} outputs", where)
-    sums = outputs.double().sum(1)
-    return Meaning("classes", low >= 0 and bool((sums - 1).abs().max() < _SUM_TOLERANCE))
+        _check_classes(targets, outputs.shape[-1 if last else 1], where)
+    sums = outputs.double().sum(-1 if last else 1)
+    return Meaning("classes", low >= 0 and bool((sums - 1).abs().max() < _SUM_TOLERANCE), last)
 
 
 def meaning_for_task(task: str, outputs: Any, targets: NDArray[np.generic] | None, where: str) -> Meaning | None:
@@ -241,10 +249,16 @@ def meaning_for_task(task: str, outputs: Any, targets: NDArray[np.generic] | Non
                 where=where,
                 mend=f"give one class number for each of its rows of scores, or {IGNORED} for none",
             )
-        if (targets != IGNORED).any():
-            count = scores.shape[-1]
-            _check_labels(targets[targets != IGNORED], count, f"{count} outputs", where)
+        _check_classes(targets, scores.shape[-1], where)
     return meaning
+
+
+def _check_classes(targets: NDArray[np.generic], count: int, where: str) -> None:
+    """Labels of examples, or of each of their points or tokens, some of which may have none."""
+    if targets.ndim > 1:
+        targets = targets[targets != IGNORED]
+    if targets.size:
+        _check_labels(targets, count, f"{count} outputs", where)
 
 
 def _check_labels(targets: NDArray[np.generic], classes: int, outputs: str, where: str) -> None:

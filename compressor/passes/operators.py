@@ -103,7 +103,7 @@ ELEMENT_OPS: dict[Handler, str] = {
         abs sign reciprocal sin cos erf floor ceil round clamp clamp_min clamp_max pow add sub rsub mul div true_divide
         maximum minimum atan2 fmod remainder where masked_fill addcmul addcdiv lerp eq ne lt le gt ge logical_not
         logical_and logical_or bitwise_and bitwise_or bitwise_not isnan isinf nan_to_num float half double zeros_like
-        ones_like full_like positive
+        ones_like full_like positive fill zero
     """,
     _along: "softmax _softmax log_softmax _log_softmax cumsum flip roll",
     _reduction: "mean sum amax amin max min var std argmax argmin any all prod logsumexp norm linalg_vector_norm",

@@ -153,7 +153,7 @@ def _others(proto: onnx.ModelProto, touched: Mapping[str, str], reasons: Mapping
 
 def _prune(model: TorchModel) -> tuple[dict[str, str], dict[str, str]]:
     from compressor.passes.hf_prune import channel_graph
-    from compressor.passes.prune import Prune
+    from compressor.passes.prune import NOTHING_GOES, Prune
 
     graph = channel_graph(model)
     names = frozenset(layer.name for layer in graph.layers)
@@ -164,7 +164,7 @@ def _prune(model: TorchModel) -> tuple[dict[str, str], dict[str, str]]:
             how = f"group {index}: up to {most} of {len(group.classes)} units may go"
             touched |= {name: f"{touched[name]}; {how}" if name in touched else how for name in group.layers}
     if not touched:
-        raise MethodError("no channel can be removed: each reaches the model's inputs or outputs, meets a tensor of fixed size, or is the only one")
+        raise MethodError(f"no channel can be removed: {NOTHING_GOES}")
     why = "its output channels are the model's, too few, or tied to what is not followed"
     if graph.untouchable:
         why += f" ({', '.join(graph.untouchable)})"

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Scope = Literal["global", "uniform"]
 
+NOTHING_GOES = "each reaches the model's inputs or outputs, meets a tensor of fixed size, or is the only one"
+"""Why no channel can be removed."""
+
 _NAMES = {"parameters": "parameters", "flops": "FLOPs", "time": "time"}
 
 
@@ -232,11 +235,8 @@ class Prune:
                 f"; channels cannot be followed through {', '.join(graph.untouchable)}" if graph.untouchable else ""
             )
             remarks = "".join(f"; {remark.rstrip('.')}" for remark in graph.remarks)
-            raise MethodError(
-                f"no channel can be removed{' under these rules' if self.rules else ''}: each reaches the model's "
-                f"inputs or outputs, or is the only one{through}{remarks}",
-                where=self.name,
-            )
+            rules = " under these rules" if self.rules else ""
+            raise MethodError(f"no channel can be removed{rules}: {NOTHING_GOES}{through}{remarks}", where=self.name)
         return groups
 
     def _finite(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -156,6 +156,7 @@ def _layers(graph: ChannelGraph, rules: tuple[str, ...], where: str) -> list[Lay
 
 
 def _masked(model: TorchModel, graph: ChannelGraph, masks: Mapping[str, Tensor], step: Step) -> TorchModel:
+    from compressor.passes.graph import live_graph
     from compressor.passes.rewriting import own_weights, retraced, set_weight
 
     if hugging_face(model.module) is not None:  # stays one: nothing of its shape changes
@@ -163,7 +164,7 @@ def _masked(model: TorchModel, graph: ChannelGraph, masks: Mapping[str, Tensor],
         for name, mask in masks.items():
             same.get_parameter(name).data.mul_(mask)
         return replace(model, module=same, steps=(*model.steps, step))
-    module = graph.program.module(check_guards=False)
+    module = live_graph(graph.program)
     for name, weight in own_weights(graph, module).items():
         if name in masks:
             set_weight(module, name, weight * masks[name])

@@ -31,6 +31,7 @@ from compressor.passes.training import (
     label_loss,
     labelled_examples,
     meaning_on,
+    one_line_if_untrainable,
     set_training,
     settings_of,
 )
@@ -85,7 +86,7 @@ class Qat(Training):
         fixed = model.inputs[0].shape[0]
         # First ranges, so that what is validated before training is int8 already.
         set_training(simulated, True)
-        with torch.no_grad():
+        with torch.no_grad(), one_line_if_untrainable(self.name):
             rows = np.arange(fixed or min(training.batch or 1, len(examples))) % len(examples)
             simulated(*(torch.from_numpy(x[rows]) for x in examples.inputs))
         progress = fit(
@@ -107,7 +108,7 @@ class Qat(Training):
         }
         notes = (
             f"Rounding of {count} layers was simulated, activations {kind}.",
-            describe(progress, training),
+            *describe(progress, training, meaning),
             "The weights are fp32 still: int8 has to follow.",
         )
         return replace(model, module=module, steps=(*model.steps, Step(self.name, settings, notes)))

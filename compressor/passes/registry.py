@@ -10,12 +10,14 @@ from compressor.errors import MethodError, nearest
 from compressor.passes.base import FilePass, GraphPass, TorchPass
 
 METHODS = {
+    "bf16": "compressor.passes.bf16:Bf16",
     "distill": "compressor.passes.distill:Distill",
     "fp16": "compressor.passes.half:Fp16",
-    "int4": "compressor.passes.int4:Int4",
+    "int4": "compressor.passes.weight_only:Int4",
     "int8": "compressor.passes.int8:Int8",
     "int8-dynamic": "compressor.passes.int8:Int8Dynamic",
     "int8-static": "compressor.passes.int8:Int8Static",
+    "int8-weight-only": "compressor.passes.weight_only:Int8WeightOnly",
     "prune": "compressor.passes.prune:Prune",
     "prune-2:4": "compressor.passes.prune_masks:Prune24",
     "prune-unstructured": "compressor.passes.prune_masks:PruneUnstructured",
@@ -31,7 +33,7 @@ METHODS = {
 
 
 ON_TORCH: frozenset[str] = frozenset({"distill", "prune", "prune-2:4", "prune-unstructured", "qat"})
-"""Methods that turn a torch model into another (TorchPass). Those of torchao turn one into a file for
+"""Methods that turn a torch model into another (TorchPass). ``bf16`` and those of torchao turn one into a file for
 PyTorch (FilePass); all others turn an ONNX file into another (GraphPass)."""
 
 
@@ -59,7 +61,7 @@ def writes_torch_file(name: str) -> bool:
     Args:
         name: A method's name.
     """
-    return name.startswith("torchao-")
+    return name == "bf16" or name.startswith("torchao-")
 
 
 def method_names() -> tuple[str, ...]:

@@ -37,7 +37,9 @@ def shrink(graph: ChannelGraph, removed: Removed) -> TorchModel:
     Raises:
         MethodError: The smaller graph does not run, or its outputs have other shapes.
     """
-    module = graph.program.module(check_guards=False)
+    from compressor.passes.graph import live_graph
+
+    module = live_graph(graph.program)
     _cut_weights(graph, module, removed)
     return retraced(graph.model, _Sizes(graph, removed).rewrite(module))
 
@@ -50,9 +52,6 @@ def retraced(model: TorchModel, module: GraphModule) -> TorchModel:
     """
     import torch
 
-    from compressor.passes.graph import erase_checks
-
-    erase_checks(module)
     module.recompile()
     with torch.no_grad():
         found, expected = _run(module, model), model.module(*model.example_inputs)

@@ -36,6 +36,11 @@ def _permute(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
     order = list(range(len(x.shape)))
     if name == "permute":
         order = axes_of(given["dims"], len(order))
+    elif name in ("movedim", "moveaxis"):
+        sources, places = (axes_of(given[key], len(order)) for key in ("source", "destination"))
+        order = [axis for axis in order if axis not in sources]
+        for place, axis in sorted(zip(places, sources, strict=True)):
+            order.insert(place, axis)
     else:
         named = [given[key] for key in ("dim0", "dim1", "axis0", "axis1") if key in given]
         if len(order) < 2:
@@ -47,7 +52,15 @@ def _permute(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
 
 def _expand(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
     x = p.tensor(args_of(node)[0]).padded(len(shape))
-    return Labelled(shape, x.factors, x.static)
+    if x.factors or x.static:
+        return Labelled(shape, x.factors, x.static)
+    # A mask is the same for every head: each copy goes with its head. Sizes that are free are no channels' axes.
+    sizes = arguments(node).get("size", ())
+    copied = [
+        isinstance(size, int) and axis > 0 and x.shape[axis] == 1 and shape[axis] > 1 for axis, size in enumerate(sizes)
+    ]
+    copies = p.coupling.new(tuple(size if new else 1 for size, new in zip(shape, copied, strict=False)))
+    return Labelled(shape, copies.factors if any(copied) else ())
 
 
 def _repeat(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
@@ -151,6 +164,15 @@ def _pixel_shuffle(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
     return Labelled(shape, (on_axis(blocks[:, 0], 1, len(shape)),) if shape[1] > 1 else ())
 
 
+def _channel_shuffle(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
+    x, groups = p.tensor(args_of(node)[0]), args_of(node)[1]
+    # The same channels of every group go, so that there are as many groups as before.
+    blocks = p.coupling.vector(x, 1).reshape(groups, -1)
+    p.coupling.join(blocks, blocks[:1])
+    others = [factor for factor in x.factors if factor.shape[1] == 1]
+    return Labelled(shape, (*others, *([on_axis(blocks.T.ravel(), 1, len(shape))] if shape[1] > 1 else [])))
+
+
 def _glu(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
     x = p.tensor(args_of(node)[0])
     axis = axis_of(arguments(node)["dim"], len(shape))
@@ -160,9 +182,9 @@ def _glu(p: Propagation, node: Node, shape: tuple[int, ...]) -> Value:
 
 SHAPE_OPS: dict[Handler, str] = {
     _reshape: "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as",
-    _permute: "permute transpose swapaxes swapdims t mT numpy_T",
+    _permute: "permute transpose swapaxes swapdims t mT numpy_T movedim moveaxis",
     _expand: "expand expand_as broadcast_to",
-    _repeat: "repeat",
+    _repeat: "repeat tile",
     _cat: "cat concat concatenate",
     _stack: "stack",
     _slice: "slice",
@@ -171,5 +193,6 @@ SHAPE_OPS: dict[Handler, str] = {
     _select: "select unbind",
     _glu: "glu",
     _pixel_shuffle: "pixel_shuffle",
+    _channel_shuffle: "channel_shuffle native_channel_shuffle",
 }
 """Handlers and the operators they are for."""

@@ -26,7 +26,7 @@ from compressor.passes.base import Context
 from compressor.passes.calibration import activation_ranges, channel_maxima, check_examples
 from compressor.passes.int8_plan import PRODUCTS, Types, is_plain
 from compressor.passes.qdq import clean, explained, quiet, write_static
-from compressor.passes.rewrites import drop_unused, prepare, replace_nodes
+from compressor.passes.rewrites import drop_unused, inputs_of, prepare, replace_nodes
 from compressor.results import Step
 from compressor.rules import parse_rules, touched
 
@@ -146,6 +146,7 @@ def products(proto: onnx.ModelProto) -> list[str]:
         and node.input[0] not in weights
         and node.input[1] in weights
         and len(weights[node.input[1]].dims) == 2
+        and all(weights[node.input[1]].dims)
         and weights[node.input[1]].data_type == weights[node.input[1]].FLOAT
     ]
 
@@ -173,7 +174,7 @@ def smooth(
     weights = _weights(proto)
     users: dict[str, int] = {value.name: 1 for value in graph.output}
     for node in graph.node:
-        for name in node.input:
+        for name in inputs_of(node):
             users[name] = users.get(name, 0) + 1
     makers = {name: node for node in graph.node for name in node.output}
     places: dict[str, onnx.NodeProto] = {}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,48 +23,29 @@ from compressor import torchao_file
 from compressor.errors import MethodError
 from compressor.model.quiet import quiet_export
 from compressor.model.signature import one_line
-from compressor.passes.base import Context
-from compressor.results import Step
+from compressor.passes.propagation import operator_name
+from compressor.passes.torch_files import BY_RULE, COMPUTE, COMPUTE_LAYERS, TorchFile
 from compressor.rules import parse_rules, touched
 from compressor.torchao_file import About, linear_nodes
-from compressor.tracing import trace
+from compressor.tracing import outputs_of, trace
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from compressor.model.base import TorchModel
 
 GROUP_SIZES = (32, 64, 128, 256)
-# fmt: off
-_COMPUTE = frozenset({
-    "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "einsum", "gru",
-    "linear", "lstm", "matmul", "mm", "rnn_relu", "rnn_tanh", "scaled_dot_product_attention",
-})
-# fmt: on
-_COMPUTE_LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "Conv1D", "LSTM", "GRU", "RNN", "MultiheadAttention")
 _NOT_LINEAR = "torchao quantizes linear layers only"
 
 
 @dataclass(frozen=True)
-class _Torchao:
-    """What the methods share.
+class _Torchao(TorchFile):
+    """What the methods share."""
 
-    Attributes:
-        rules: Which layers, as :mod:`compressor.rules` has it.
-    """
-
-    name: ClassVar[str]
-    precision: ClassVar[str]
+    counted: ClassVar[str] = "layers that do arithmetic, by torchao"
     bfloat16: ClassVar[bool] = False
     capability: ClassVar[tuple[int, int] | None] = None
     """Least compute capability of the GPU that its kernels need; ``None`` if they run on a CPU too."""
-
-    rules: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
-        parse_rules(self.rules)
 
     def require(self, device: str) -> None:
         """See that a device has the kernels.
@@ -92,30 +73,6 @@ class _Torchao:
                 mend="use torchao-int8-weight-only",
             )
 
-    def apply(self, model: TorchModel, target: Path, context: Context) -> Step:
-        """Write the quantized model to ``target``; see :class:`~compressor.passes.base.FilePass`.
-
-        Raises:
-            MethodError: The device has no kernel for it, or no layer could be quantized.
-            ExportError: The model cannot be traced.
-            RecipeError: A rule matches nothing.
-        """
-        from compressor.model.huggingface import HuggingFaceModule
-
-        self.require(context.device)
-        if isinstance(model.module, HuggingFaceModule):
-            about = self._huggingface(model, model.module, target, context.device)
-        else:
-            about = self._program(model, target, context.device)
-        settings: dict[str, Any] = {k: v if not isinstance(v, tuple) else ",".join(v) for k, v in asdict(self).items()}
-        total = len(about.layers) + len(about.left)
-        notes = [f"{about.precision}: {len(about.layers)} of {total} layers that do arithmetic, by torchao."]
-        for why in sorted(set(about.left.values())):
-            named = sorted(name for name, reason in about.left.items() if reason == why)
-            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-            notes.append(f"Left as it was, {why}: {', '.join(named[:3])}{more}.")
-        return Step(self.name, settings, tuple(notes))
-
     def _program(self, model: TorchModel, target: Path, device: str) -> About:
         program = trace(model)
         module: Any = program.module(check_guards=False)
@@ -131,13 +88,15 @@ class _Torchao:
         left |= {
             node.name: _NOT_LINEAR
             for node in module.graph.nodes
-            if node.op == "call_function" and _plain_name(node.target) in _COMPUTE and node not in linear
+            if node.op == "call_function" and operator_name(node) in COMPUTE and node not in linear
         }
         changed, more = self._quantize(weights, device)
         self._require_some(changed, left | more)
-        by_op = Counter(_plain_name(node.target) for node in module.graph.nodes if node.op == "call_function")
+        by_op = Counter(operator_name(node) for node in module.graph.nodes if node.op == "call_function")
         state = dict(module.state_dict())
-        about = self._about(model, changed, left | more, by_op, _outputs(program))
+        about = self._about(
+            model, changed, left | more, by_op, outputs_of(program), config=self._description(), bfloat16=self.bfloat16
+        )
         torchao_file.save_program({**state, **changed}, program, about, target)
         return about
 
@@ -147,7 +106,7 @@ class _Torchao:
 
         from compressor.model.hf_load import save_folder
 
-        layers = {name: layer for name, layer in module.hf.named_modules() if type(layer).__name__ in _COMPUTE_LAYERS}
+        layers = {name: layer for name, layer in module.hf.named_modules() if type(layer).__name__ in COMPUTE_LAYERS}
         uses = Counter(id(p) for layer in module.hf.modules() for p in layer.parameters(recurse=False))
         weights: dict[str, Tensor] = {}
         left: dict[str, str] = {}
@@ -162,7 +121,9 @@ class _Torchao:
         self._require_some(changed, left | more)
         by_op = Counter(type(layer).__name__ for layer in module.hf.modules() if not list(layer.children()))
         _, outputs = save_folder(model, target.parent)
-        about = self._about(model, changed, left | more, by_op, outputs)
+        about = self._about(
+            model, changed, left | more, by_op, outputs, config=self._description(), bfloat16=self.bfloat16
+        )
         state = {name: tensor for name, tensor in module.hf.state_dict().items() if isinstance(tensor, torch.Tensor)}
         torchao_file.save_huggingface({**state, **changed}, target.parent, about)
         return about
@@ -175,7 +136,7 @@ class _Torchao:
         for name, weight in weights.items():
             layer = name.removesuffix(".weight")
             if layer not in chosen:
-                left[layer] = "excluded by a rule"
+                left[layer] = BY_RULE
             elif why := self._unfit(weight):
                 left[layer] = why
             else:
@@ -206,40 +167,6 @@ class _Torchao:
     def _unfit(self, weight: Tensor) -> str:
         """Why a weight's shape does not fit the kernel; empty if it does."""
         return ""
-
-    def _require_some(self, changed: Mapping[str, Tensor], left: Mapping[str, str]) -> None:
-        if not changed:
-            reasons = "; ".join(f"{why}: {count}" for why, count in sorted(Counter(left.values()).items()))
-            raise MethodError(
-                f"changed nothing in this model ({reasons or 'it has no layer that does arithmetic'})",
-                where=self.name,
-                mend="use int8, which works on the exported graph",
-            )
-
-    def _about(
-        self,
-        model: TorchModel,
-        changed: Mapping[str, Tensor],
-        left: dict[str, str],
-        by_op: Mapping[str, int],
-        outputs: tuple[Any, ...],
-    ) -> About:
-        import torch
-        import torchao
-
-        return About(
-            method=self.name,
-            precision=self.precision,
-            config=self._description(),
-            layers=tuple(sorted(changed)),
-            left=left,
-            by_op=dict(sorted(by_op.items())),
-            bfloat16=self.bfloat16,
-            inputs=model.inputs,
-            outputs=outputs,
-            files={},
-            versions={"torch": torch.__version__, "torchao": torchao.__version__},
-        )
 
     def _description(self) -> dict[str, Any]:
         from torchao.core.config import config_to_dict
@@ -340,23 +267,3 @@ class TorchaoSparse24(_Torchao):
 
     def _description(self) -> dict[str, Any]:
         return {}
-
-
-def _plain_name(target: Any) -> str:
-    """``linear`` of ``aten.linear.default``."""
-    return str(target).removeprefix("aten.").split(".")[0]
-
-
-def _outputs(program: torch.export.ExportedProgram) -> tuple[Any, ...]:
-    import torch
-
-    from compressor.results import TensorSpec
-
-    nodes = {node.name: node for node in program.graph.nodes}
-    specs = []
-    for name in program.graph_signature.user_outputs:
-        value = nodes[name].meta.get("val") if name in nodes else None
-        if isinstance(value, torch.Tensor):
-            shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-            specs.append(TensorSpec(name, str(value.dtype).removeprefix("torch."), shape))
-    return tuple(specs)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import MethodError, nearest
+from compressor.model.signature import one_line
 from compressor.passes.augment import augmentations
 from compressor.passes.base import Context
 from compressor.passes.checkpoint import Progress, copy_of
@@ -174,7 +176,7 @@ def finetune(
         fixed_batch=model.inputs[0].shape[0],
         on_progress=on_progress,
     )
-    step = Step(training.name, settings_of(training), (describe(progress, training),))
+    step = Step(training.name, settings_of(training), describe(progress, training, meaning))
     return replace(model, module=module, steps=(*model.steps, step))
 
 
@@ -226,18 +228,59 @@ def meaning_on(module: torch.nn.Module, model: TorchModel, examples: Examples, c
     rows = np.arange(count) % len(examples)
     with torch.inference_mode():
         found = module(*(torch.from_numpy(np.ascontiguousarray(x[rows])) for x in examples.inputs))
+    metric = context.task.summary.metric
     if (known := hugging_face(model.module)) is not None:
+        if known.hf.config.problem_type == "multi_label_classification":
+            raise MethodError(
+                "a model that gives several labels per example is not trained here",
+                where=where,
+                mend="use methods that need no training, such as int8",
+            )
         meaning = meaning_for_task(known.task, found, examples.targets, where)
         if meaning is not None:
             return meaning
-    return meaning_of(first_output(found), examples.targets, context.task.summary.metric, where)
+        return meaning_of(first_output(found), examples.targets, metric, where)
+    meaning = meaning_of(first_output(found), examples.targets, metric, where)
+    return replace(meaning, others=len(_tensors(found)) - 1)
+
+
+@contextmanager
+def one_line_if_untrainable(where: str) -> Iterator[None]:
+    """Say in one line why a model that runs cannot be trained.
+
+    Raises:
+        MethodError: What is done inside failed.
+    """
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, ValueError, MemoryError, AssertionError) as error:
+        text = one_line(error)
+        if "min nan" in text:  # torchao's observers
+            raise MethodError(
+                "an activation is NaN", where=where, mend="give a smaller learning_rate, and check the data for NaN"
+            ) from error
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+            raise MethodError("ran out of memory", where=where, mend="give a smaller batch") from error
+        if "more than 1 value per channel" in text:
+            raise MethodError(
+                "a batch norm was given one example, whose statistics mean nothing",
+                where=where,
+                mend="give more training examples, or a larger batch",
+            ) from error
+        raise MethodError(f"the model runs but cannot be trained: {text}", where=where) from error
 
 
 def first_output(found: Any) -> Tensor:
     """The first tensor of whatever a module returned: a tensor, a tuple, a dictionary."""
+    return _tensors(found)[0]
+
+
+def _tensors(found: Any) -> list[Tensor]:
     import torch
 
-    return next(x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor))
+    return [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
 
 
 def settings_of(training: Training) -> dict[str, str | int | float | bool | None]:
@@ -245,8 +288,13 @@ def settings_of(training: Training) -> dict[str, str | int | float | bool | None
     return {key: ", ".join(value) if isinstance(value, tuple) else value for key, value in asdict(training).items()}
 
 
-def describe(progress: Progress, training: Training) -> str:
-    """One sentence on how training went."""
+def describe(progress: Progress, training: Training, meaning: Meaning) -> tuple[str, ...]:
+    """How training went, in sentences."""
+    only = (f"Only the first of the model's {1 + meaning.others} outputs was trained: see what became of the others.",)
+    return (_outcome(progress, training), *(only if meaning.others else ()))
+
+
+def _outcome(progress: Progress, training: Training) -> str:
     ran = f"Trained for {progress.epoch} of {training.epochs} epochs"
     if progress.best is None or progress.first is None:
         return f"{ran}; the last weights are kept."

@@ -28,11 +28,14 @@ def deliver(folder: Path, chosen: Made, report: Report, *, keep_stages: bool) ->
         target = folder / file.relative_to(place)
         target.parent.mkdir(exist_ok=True)
         target.unlink(missing_ok=True)
-        # A second name, not a second copy; the stage's own name goes with its folder below.
-        os.link(file, target)
-    if not keep_stages:
-        shutil.rmtree(folder / "stages")
-    shutil.rmtree(folder / "work", ignore_errors=True)
+        try:
+            # A second name, not a second copy; the stage's own name goes with its folder below.
+            os.link(file, target)
+        except OSError:  # some file systems have no second names, e.g. exFAT and many network shares
+            shutil.copyfile(file, target)
     write_beside(folder / "report.json", dump_report(report))
     write_beside(folder / "report.md", render_markdown(report))
     write_beside(folder / "report.html", render_html(report))
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    if not keep_stages:
+        shutil.rmtree(folder / "stages")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -15,7 +16,7 @@ from compressor import compare as comparing
 from compressor.benchmark.plan import make_plan
 from compressor.benchmark.runner import Arm, BenchmarkResult, run_benchmark
 from compressor.environment import cpu_features
-from compressor.errors import RecipeError, nearest
+from compressor.errors import CompressorError, RecipeError
 from compressor.passes.base import Context, FilePass, GraphPass, TorchPass
 from compressor.passes.registry import make_pass, works_on_torch, writes_torch_file
 from compressor.pipeline.arms import TWIN, spread
@@ -23,7 +24,7 @@ from compressor.pipeline.checks import check_order, chosen_runtimes
 from compressor.pipeline.costs import Costs
 from compressor.pipeline.deliver import deliver
 from compressor.pipeline.inputs import Inputs
-from compressor.pipeline.job import Job, Listener, Method, Outcome
+from compressor.pipeline.job import Job, Listener, Outcome
 from compressor.pipeline.moved import moved
 from compressor.pipeline.settings import settings_of, size_bytes, stage_name
 from compressor.pipeline.stages import Exported, Made, Scored, intact, prove
@@ -75,36 +76,11 @@ def run(job: Job, listener: Listener | None = None, command: str = "") -> Outcom
     return _Line(job, listener, command).run()
 
 
-def compress(model: str | Path, *, method: str | Method | Sequence[str | Method] = "int8", **options: Any) -> Outcome:
-    """Compress a model and measure what that saves: the command line's main job as one call.
-
-    Args:
-        model: The model file.
-        method: One compression method, or several in order.
-        options: Any other field of :class:`Job`, by name.
-
-    Returns:
-        The report and the folder that holds it, the compressed model and the baselines.
-
-    Raises:
-        CompressorError: Anything in the input that the user can mend; see its subclasses.
-    """
-    known = {field.name for field in fields(Job)} - {"model", "methods"}
-    if unknown := sorted(options.keys() - known):
-        raise RecipeError(f"there is no option {unknown[0]!r}", where="compress()", mend=nearest(unknown[0], known))
-    if options.get("out") is not None:
-        options["out"] = Path(options["out"])
-    several = [method] if isinstance(method, str | Method) else method
-    methods = tuple(one if isinstance(one, Method) else Method(one) for one in several)
-    return run(Job(model=Path(model), methods=methods, **options))
-
-
 class _Line:
     def __init__(self, job: Job, listener: Listener | None, command: str) -> None:
         if not job.methods:
             raise RecipeError("no method was named", where="--method")
-        if job.max_loss < 0:
-            raise RecipeError(f"must be 0 or more, not {job.max_loss:g}", where="--max-loss")
+        comparing.require_margin(job.max_loss)
         from compressor.model.hf_folder import resolve
 
         # A name on the hub is a folder from here on.
@@ -137,13 +113,18 @@ class _Line:
         with open_run(final, settings_of(job, self.passes), overwrite=job.overwrite) as folder:
             stages = len(self.passes)
             folder.require_space(SPACE_BYTES + (SPACE_PER_MODEL + 2 * stages) * size_bytes(job.model))
-            exported = self._stage(folder, "export", Exported, lambda: self._export(folder.path))
-            self._take_fixed_batch(exported.artifacts[ONNX_ARM])
-            scored = self._stage(folder, "score", Scored, lambda: self._score(folder.path, exported))
             chain: list[Made] = []
-            for index, one in enumerate(self.job.methods):
-                work = self._work(folder.path, index, chain, exported)
-                chain.append(self._stage(folder, stage_name(index, one.name), Made, work))
+            try:
+                exported = self._stage(folder, "export", Exported, lambda: self._export(folder.path))
+                self._take_fixed_batch(exported.artifacts[ONNX_ARM])
+                scored = self._stage(folder, "score", Scored, lambda: self._score(folder.path, exported))
+                for index, one in enumerate(self.job.methods):
+                    work = partial(self._compress, folder.path, index, chain, exported)
+                    chain.append(self._stage(folder, stage_name(index, one.name), Made, work))
+            except CompressorError:
+                if not chain:  # the mended command is another one, and would only find this in its way
+                    folder.forget()
+                raise
             chosen, undone = self._choose(chain, scored)
             result = self._stage(
                 folder,
@@ -206,9 +187,6 @@ class _Line:
             scores[arm] = task.evaluate(session.predict)
         return Scored(task.summary, kernels, scores, (*exported.notes, *getattr(task, "notes", ())))
 
-    def _work(self, folder: Path, index: int, chain: Sequence[Made], exported: Exported) -> Callable[[], Made]:
-        return lambda: self._compress(folder, index, chain, exported)
-
     def _compress(self, folder: Path, index: int, chain: Sequence[Made], exported: Exported) -> Made:
         """Apply one method to what the methods before it made, export and score the result."""
         from compressor.export import check_parity, describe_onnx, export_onnx, export_torch
@@ -254,15 +232,18 @@ class _Line:
         return Made(arm, artifact, program, kernels, task.evaluate(session.predict), parity)
 
     def _choose(self, chain: Sequence[Made], scored: Scored) -> tuple[Made, str]:
-        """The last stage whose score is within the margin; the last of all if none is."""
+        """The last stage whose score is within the margin, or the one that lost least; and what is to be said of it."""
         before = scored.scores[ONNX_ARM]
         losses = [(before.value - m.score.value) * (1 if before.higher_is_better else -1) for m in chain]
-        within = [made for made, loss in zip(chain, losses, strict=True) if loss <= self.job.max_loss]
-        if not within or within[-1] is chain[-1]:
-            return chain[-1], ""
-        return within[-1], (
-            f"{chain[-1].arm} lost {losses[-1]:.3g} {before.name} ({before.unit}), more than the margin of "
-            f"{self.job.max_loss:g}: the result is {within[-1].arm}."
+        within = [index for index, loss in enumerate(losses) if loss <= self.job.max_loss]
+        best = within[-1] if within else min(range(len(chain)), key=lambda index: (losses[index], -index))
+        if len(chain) == 1 or (within and best == len(chain) - 1):
+            return chain[best], ""
+        behind = range(best + 1 if within else 0, len(chain))
+        lost = [f"{chain[index].arm} lost {losses[index]:.3g}" for index in behind]
+        return chain[best], (
+            f"{', '.join(lost)} {before.name} ({before.unit}), more than the margin of "
+            f"{self.job.max_loss:g}: the result is {chain[best].arm}."
         )
 
     def _measure(

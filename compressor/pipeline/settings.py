@@ -33,17 +33,25 @@ def settings_of(job: Job, passes: Sequence[FilePass | GraphPass | TorchPass]) ->
         for index, (method, one) in enumerate(zip(job.methods, passes, strict=True))
         for field in fields(one)  # type: ignore[arg-type]
     }
-    data = Path(job.data) if job.data else None
     return {
         "model": str(job.model),
         "model_changed": changed_ns(job.model) if job.model.exists() else None,
         "methods": ",".join(one.name for one in job.methods),
         **own,
         "data": job.data,
-        "data_changed": data.stat().st_mtime_ns if data is not None and data.is_file() else None,
+        "data_changed": _changed(job.data),
+        "arch_changed": _changed(job.arch),
         **{field.name: _plain(getattr(job, field.name)) for field in fields(job) if field.name not in _OWN},
         "version": version("compressor"),
     }
+
+
+def _changed(named: str | None) -> int | None:
+    """When the file or folder that an option names was last changed, a ``file.py:callable``'s file included."""
+    if not named:
+        return None
+    path = Path(named) if Path(named).exists() else Path(named.rpartition(":")[0])
+    return path.stat().st_mtime_ns if path.name and path.exists() else None
 
 
 def changed_ns(model: Path) -> int:

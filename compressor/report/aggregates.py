@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from compressor.compare import CPU_TIME, SIZE, WALL_TIME, energy_metric, total_domains
+from compressor.report import numbers
 from compressor.report.cheapest import deciding_meters, time_metric
 from compressor.results import (
+    BreakEven,
     Comparison,
     Control,
     Delta,
@@ -75,8 +77,38 @@ def read_meters(report: Report) -> tuple[MeterInfo, ...]:
 
 
 def primary_meter(report: Report) -> MeterInfo | None:
-    """The meter to show first: the most trustworthy one that was read."""
-    return next(iter(read_meters(report)), None)
+    """The meter to show first: the most trustworthy one that the main comparison holds, else that was read at all."""
+    read = read_meters(report)
+    held = {delta.metric for comparison in report.comparisons[:1] for delta in comparison.deltas}
+    return next((m for m in read if energy_metric(m.name) in held), next(iter(read), None))
+
+
+def energy_delta(report: Report, comparison: Comparison) -> tuple[Delta, MeterInfo] | None:
+    """What a comparison says of energy, by the meter shown first."""
+    meter = primary_meter(report)
+    if meter is None:
+        return None
+    delta = next((d for d in comparison.deltas if d.metric == energy_metric(meter.name)), None)
+    return None if delta is None else (delta, meter)
+
+
+def unlike_energy(report: Report, comparison: Comparison) -> str:
+    """Why joules that were measured (or replayed) cannot be compared; empty if they can, or if there are none."""
+    found = energy_delta(report, comparison)
+    if found is not None and found[1].provenance != "estimated":
+        return ""
+    arms = [m for name in (comparison.baseline, comparison.candidate) if (m := arm(report, name)) is not None]
+    best = [(m, meter) for m in arms if (meter := best_meter(m)) is not None]
+    kinds = sorted({meter.provenance for _, meter in best}, key=_TRUST.index)
+    if not best or kinds == ["estimated"]:
+        return ""
+    if len(kinds) > 1:
+        return f"{kinds[0]} in one arm, {kinds[1]} in the other"
+    if len(best) == 1:
+        return f"{kinds[0]} in {best[0][0].arm} alone"
+    if best[0][1].name != best[1][1].name:
+        return "each arm has another meter"
+    return "not read in every block"
 
 
 def _recorded(report: Report, name: str, metric: str) -> Quantity | None:
@@ -103,7 +135,9 @@ def _mean(
     why = "" if len(read) == len(trials) else f"read in {len(read)} of {len(trials)} blocks"
     if known is not None:
         return Amount(known, why)
-    if any(value <= 0 for value in read):
+    if any(value < 0 for value in read):
+        return Amount(None, "below idle in some blocks")
+    if not all(read):
         return Amount(None, "nothing that the meter could resolve")
     value, interval = geometric_mean(read)
     return Amount(Quantity(value, unit, interval, source), why)
@@ -156,15 +190,23 @@ def joules_of(meter: MeterInfo) -> Callable[[Trial], float | None]:
 
 
 def measured_meter(report: Report) -> MeterInfo | None:
-    """The meter whose joules stand for cost: not estimated, and the same in every arm that was run.
+    """The meter whose joules stand for cost: not estimated, and read in every block of every arm.
 
     Where there is none, CPU time stands for cost: measured and estimated joules never share an axis.
     """
     meter = primary_meter(report)
     if meter is None or meter.provenance == "estimated":
         return None
-    own = [meter_of(m, meter.name) for m in report.measurements if m.trials]
-    return meter if all(one is not None and one.provenance == meter.provenance for one in own) else None
+    run = [m for m in report.measurements if m.trials]
+    own = [meter_of(m, meter.name) for m in run]
+    alike = all(one is not None and one.provenance == meter.provenance for one in own)
+    return meter if alike and not any(energy(report, m, meter).why for m in run) else None
+
+
+def cost_metric(report: Report) -> str:
+    """Name of the metric that stands for cost."""
+    meter = measured_meter(report)
+    return time_name(report) if meter is None else energy_metric(meter.name)
 
 
 def per(value: float | None, divisor: float) -> float | None:
@@ -196,17 +238,18 @@ def power(measurement: Measurement, meter: MeterInfo, domain: str | None = None)
 
 
 def runtime_gain(report: Report) -> tuple[Measurement, Measurement, Quantity] | None:
-    """What the runtime alone is worth: CPU time of one uncompressed arm over another's on a different runtime.
+    """What the runtime alone is worth: time of one uncompressed arm over another's on a different runtime.
 
     Returns:
         The slower arm, the faster arm and the ratio faster/slower over paired blocks; ``None`` with one runtime only
         or with no blocks.
     """
     baselines = [m for m in report.measurements if m.role == "baseline" and m.trials]
+    of = trial_time(report)
     for slow in baselines:
         for fast in baselines:
-            before = {t.block: t.cpu_s / t.inferences for t in slow.trials if t.cpu_s > 0}
-            after = {t.block: t.cpu_s / t.inferences for t in fast.trials if t.cpu_s > 0}
+            before = {t.block: of(t) for t in slow.trials if of(t) > 0}
+            after = {t.block: of(t) for t in fast.trials if of(t) > 0}
             blocks = sorted(before.keys() & after.keys())
             if slow.runtime.name == fast.runtime.name or not blocks:
                 continue
@@ -223,13 +266,33 @@ def control_for(report: Report, metric: str, baseline: str) -> Control | None:
 
 
 def failed_controls(report: Report) -> tuple[Control, ...]:
-    """The A/A controls whose interval excludes 1: with any, no verdict of the run counts."""
+    """The A/A controls whose interval excludes 1."""
     return tuple(c for c in report.control if not c.passed and c.ci95 is not None)
+
+
+def void(report: Report, metric: str) -> bool:
+    """Whether the A/A control failed on a metric, so that no verdict on it counts; those on others do."""
+    return any(control.metric == metric for control in failed_controls(report))
 
 
 def unfinished_controls(report: Report) -> tuple[Control, ...]:
     """The A/A controls that have too few blocks for an interval."""
     return tuple(c for c in report.control if c.ci95 is None)
+
+
+def repeats_total(report: Report, metric: str) -> bool:
+    """Whether a metric is that of the one domain that a meter's total is made of."""
+    totals = [(meter, total_domains(meter)) for meter in meters(report)]
+    return any(
+        metric == energy_metric(meter.name, keys[0].removeprefix(f"{meter.name}/"))
+        for meter, keys in totals
+        if len(keys) == 1
+    )
+
+
+def paid_metric(entry: BreakEven) -> str:
+    """The metric per inference that a break-even is reckoned in."""
+    return CPU_TIME if entry.cost.unit == "s" else entry.metric.replace("energy (", "energy per inference (", 1)
 
 
 def is_exact(delta: Delta) -> bool:
@@ -242,19 +305,17 @@ def sources(delta: Delta) -> frozenset[Provenance]:
     return frozenset(p for p in (delta.baseline.provenance, delta.candidate.provenance) if p is not None)
 
 
-def mixed(report: Report, comparison: Comparison) -> bool:
-    """Whether one arm of a comparison has measured joules where the other has estimated ones."""
-    arms = [m for m in report.measurements if m.arm in (comparison.baseline, comparison.candidate)]
-    best = {meter.provenance for m in arms if (meter := best_meter(m)) is not None}
-    return len(best) > 1
-
-
 def compares_compression(report: Report, comparison: Comparison) -> bool:
     """Whether both arms ran on the same runtime and device, so that compression alone makes the difference."""
     baseline, candidate = arm(report, comparison.baseline), arm(report, comparison.candidate)
     if baseline is None or candidate is None:
         return False
     return (baseline.runtime.name, baseline.runtime.device) == (candidate.runtime.name, candidate.runtime.device)
+
+
+def score_text(score: Score) -> str:
+    """A score to the digits that its interval supports."""
+    return numbers.quantity(score.value, score.unit, score_interval(score))
 
 
 def score_interval(score: Score) -> tuple[float, float] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from compressor.report import aggregates, numbers
 from compressor.report.model import Cell, Column, Detail, Section, Table
-from compressor.report.text import clean
+from compressor.report.text import clean, named
 from compressor.results import BreakEven, KernelCounts, Measurement, Report, TensorSpec
 
 _NAME = 60
@@ -27,22 +28,18 @@ def kernels_section(report: Report) -> Section:
         if m.role == "control":
             continue
         if m.kernels is None:
-            rows.append(
-                (Cell(clean(m.arm, _NAME)), Cell("not told by the runtime", "open"), Cell(numbers.NOT_AVAILABLE))
-            )
+            rows.append((Cell(named(m.arm)), Cell("not told by the runtime", "open"), Cell(numbers.NOT_AVAILABLE)))
             continue
         low = m.kernels.precision != "fp32"
         left = f"{len(m.kernels.left)}" if low else numbers.NOT_AVAILABLE
-        rows.append((Cell(clean(m.arm, _NAME)), Cell(kernel_text(m.kernels)), Cell(left)))
+        rows.append((Cell(named(m.arm)), Cell(kernel_text(m.kernels)), Cell(left)))
         if low and m.kernels.left:
             lines = tuple(f"{clean(name, 80)}: {clean(why, 200)}" for name, why in m.kernels.left.items())
-            details.append(
-                Detail(f"{clean(m.arm, _NAME)}: what stayed in high precision, and why ({len(lines)})", lines)
-            )
+            details.append(Detail(f"{named(m.arm)}: what stayed in high precision, and why ({len(lines)})", lines))
         ops = sorted(m.kernels.by_op.items(), key=lambda item: (-item[1], item[0]))
         details.append(
             Detail(
-                f"{clean(m.arm, _NAME)}: all operators of the optimised graph ({sum(n for _, n in ops)})",
+                f"{named(m.arm)}: all operators of the optimised graph ({sum(n for _, n in ops)})",
                 tuple(f"{n} × {clean(op, 80)}" for op, n in ops),
             )
         )
@@ -74,7 +71,7 @@ def parity_section(report: Report) -> Section:
                 Cell(numbers.count(p.examples)),
                 Cell(numbers.small(p.max_abs)),
                 Cell(numbers.small(p.relative)),
-                Cell(numbers.NOT_AVAILABLE if p.same_top1 is None else numbers.percent(p.same_top1, 4)),
+                Cell(numbers.NOT_AVAILABLE if p.same_top1 is None else numbers.percent(p.same_top1, 3)),
                 Cell("none")
                 if p.tolerance is None
                 else Cell(
@@ -103,7 +100,8 @@ def cost_section(report: Report) -> Section:
     )
     rows = [
         (
-            Cell(clean(s.stage, _NAME)),
+            # The stage's number in the run folder is no name.
+            Cell(clean(re.sub(r"^\d+-", "", s.stage), _NAME)),
             Cell(numbers.duration(s.elapsed_s)),
             Cell(numbers.duration(s.cpu_s)),
             _joules(s.energy_j),
@@ -140,13 +138,13 @@ def _break_even(report: Report, entry: BreakEven) -> tuple[Cell, ...]:
     metric = clean(entry.metric) + (f", {entry.cost.provenance}" if entry.cost.provenance is not None else "")
     if entry.inferences is None:
         after = Cell("never established", "open", clean(entry.reason))
-    elif aggregates.failed_controls(report):
+    elif aggregates.void(report, aggregates.paid_metric(entry)):
         after = Cell("void", "void", "the A/A control failed")
     else:
         after = Cell(numbers.count(entry.inferences, entry.ci95), "estimated" if estimated else "plain")
     cost = entry.cost
     shown = numbers.duration(cost.value) if cost.unit == "s" else numbers.quantity(cost.value, cost.unit, cost.ci95)
-    return Cell(clean(entry.baseline, _NAME)), Cell(metric), Cell(shown), after
+    return Cell(named(entry.baseline)), Cell(metric), Cell(shown), after
 
 
 def meters_table(report: Report) -> Table:
@@ -178,9 +176,7 @@ def meters_table(report: Report) -> Table:
 def rejected_lines(report: Report) -> tuple[str, ...]:
     """Every discarded block with its cause."""
     return tuple(
-        f"block {r.block}, {clean(r.arm, _NAME)}: {clean(r.cause, 200)}"
-        for m in report.measurements
-        for r in m.rejected
+        f"block {r.block}, {named(r.arm)}: {clean(r.cause, 200)}" for m in report.measurements for r in m.rejected
     )
 
 
@@ -191,7 +187,7 @@ def protocol_section(report: Report) -> Section:
     plan = report.measurements[0].plan
     finished = sorted({len(m.trials) for m in report.measurements})
     blocks = f"{finished[0]}" if len(finished) == 1 else f"{finished[0]} to {finished[-1]}"
-    unsteady = [clean(m.arm, _NAME) for m in report.measurements if not m.steady]
+    unsteady = [named(m.arm) for m in report.measurements if not m.steady]
     rejected = rejected_lines(report)
     facts = (
         ("Plan", f"{clean(plan.preset, 20)}: batch {plan.batch}, {plan.threads} thread{'s' * (plan.threads != 1)}"),
@@ -281,7 +277,7 @@ def repeat_section(report: Report) -> Section:
             f"runs on {clean(m.runtime.name, 40)} {clean(m.runtime.version, 40)}, {clean(m.runtime.device, 60)}"
         )
         lines += [f"runtime options: {opened}"] if opened else []
-        details.append(Detail(f"{clean(m.arm, _NAME)}: file and steps", tuple(lines)))
+        details.append(Detail(f"{named(m.arm)}: file and steps", tuple(lines)))
     text = tuple(clean(note, 400) for note in report.notes)
     text += () if report.command else ("Run from Python, not from a command line.",)
     return Section("repeat", "Repeat it", text, facts=facts, details=tuple(details), code=clean(report.command, 2000))

@@ -54,7 +54,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": FAINT,
     "ytick.labelcolor": INK,
 }
-_WIDTH = 5.4
+_WIDTH = 5.1
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,33 @@ def axis_unit(values: Sequence[float], unit: str) -> tuple[float, str]:
     return {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "m": 1e-3, "µ": 1e-6, "n": 1e-9}.get(
         label.removesuffix(unit), 1.0
     ), label
+
+
+def label_points(axes: Axes, names: Sequence[tuple[str, float, float]]) -> None:
+    """Write names beside their points, where they cover no other name and stay within the axes.
+
+    Args:
+        axes: With their limits as they stay.
+        names: The name and the place of each, in the order of their importance; one without room is left out.
+    """
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    taken: list[tuple[float, float, float, float]] = []
+    for text, x, y in names:
+        at = (x - left) / (right - left), (y - bottom) / (top - bottom)
+        # Shares of the axes, which are about 310 points wide and 190 high.
+        width, height = len(text) * 5.6 / 310, 13 / 190
+        beside, before = 0.02, -0.02 - width
+        # A front runs to the right and then up or, where less is better, down: below its points there is mostly room.
+        places = ((beside, -0.09), (beside, 0.05), (before, -0.09), (before, 0.05), (beside, 0.13), (beside, -0.17))
+        for dx, dy in places:
+            box = (at[0] + dx, at[1] + dy, at[0] + dx + width, at[1] + dy + height)
+            if box[0] < 0 or box[2] > 1.02 or box[1] < 0 or box[3] > 1:
+                continue
+            if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                continue
+            taken.append(box)
+            axes.text(box[0], box[1], text, transform=axes.transAxes, va="bottom")
+            break
 
 
 def draw(key: str, title: str, description: str, height: float, paint: Callable[[Axes], None]) -> str:

@@ -13,9 +13,9 @@ from compressor.compare import total_domains
 from compressor.report import aggregates, numbers, use
 from compressor.report.markdown import escape, tabulate
 from compressor.report.metrics import intensity_text
-from compressor.report.text import clean
+from compressor.report.text import clean, named
 from compressor.report.view import view
-from compressor.results import Report
+from compressor.results import Quantity, Report
 
 _TRAINS = {"distill", "qat", "train", "fine-tune"}
 _NAME = 80
@@ -89,8 +89,10 @@ def compressing(report: Report) -> tuple[float, str] | None:
 
 
 def _front(report: Report) -> dict[str, Any]:
-    front: dict[str, Any] = {"library_name": "onnx"}
-    tags = ["compressor", "onnx", *(clean(name, 40) for name in report.methods)]
+    arms = use.pair(report)
+    library = "onnx" if arms is None or arms[1].artifact.format == "onnx" else "pytorch"
+    front: dict[str, Any] = {"library_name": library}
+    tags = ["compressor", library, *(clean(name, 40) for name in report.methods)]
     front["tags"] = list(dict.fromkeys(tags))
     if not report.task.synthetic:
         front["metrics"] = [clean(report.task.metric, 40)]
@@ -125,33 +127,35 @@ def _results(report: Report) -> list[dict[str, Any]]:
         return []
     candidate, score = arms[1], arms[1].score
     metrics: list[dict[str, Any]] = [
-        {"type": clean(score.name, 40), "name": clean(score.name, 40), "value": _rounded(score.value)}
+        {"type": clean(score.name, 40), "name": clean(score.name, 40), "value": float(f"{score.value:.4g}")}
     ]
     cpu = aggregates.cpu_time(report, candidate).quantity
     if cpu is not None:
         metrics.append(
-            {"type": "cpu_time_per_inference_s", "name": "CPU time per inference (s)", "value": _rounded(cpu.value)}
+            {"type": "cpu_time_per_inference_s", "name": "CPU time per inference (s)", "value": _rounded(cpu)}
         )
     joules = use.energy_of(report, candidate)
     if joules is not None:
         name = f"energy per inference (J), {joules.provenance}"
-        metrics.append(
-            {"type": f"energy_per_inference_j_{joules.provenance}", "name": name, "value": _rounded(joules.value)}
-        )
+        metrics.append({"type": f"energy_per_inference_j_{joules.provenance}", "name": name, "value": _rounded(joules)})
     data = "synthetic inputs" if report.task.synthetic else clean(report.task.name, _NAME)
     dataset = {"name": data, "type": clean(report.task.name, _NAME), "split": "test"}
     return [{"task": {"type": _task(report)}, "dataset": dataset, "metrics": metrics}]
 
 
 def _task(report: Report) -> str:
+    """The hub's name of the task, as far as the inputs and the score tell."""
+    text = any(one.name == "input_ids" for one in report.model.inputs)
+    if text:
+        known = "text-classification" if report.confusion is not None else "other"
+        return "text-generation" if report.task.metric == "perplexity" else known
     shape = report.model.inputs[0].shape if report.model.inputs else ()
-    if report.confusion is None:
-        return "other"
-    return "image-classification" if len(shape) == 4 else "other"
+    return "image-classification" if report.confusion is not None and len(shape) == 4 else "other"
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+def _rounded(mean: Quantity) -> float:
+    """The value to the digits that its interval supports."""
+    return round(mean.value, numbers.places(mean.value, mean.ci95))
 
 
 def _impact(report: Report) -> list[str]:
@@ -168,11 +172,11 @@ def _impact(report: Report) -> list[str]:
             joules = use.energy_of(report, m)
             if joules is not None:
                 shown = numbers.with_interval(joules.value, joules.unit, joules.ci95)
-                lines.append(f"Energy per inference, {clean(m.arm, _NAME)}: {shown}, {joules.provenance}.")
+                lines.append(f"Energy per inference, {named(m.arm)}: {shown}, {joules.provenance}.")
             index = use.sci(report, m)
             if index is not None:
                 shown = numbers.with_interval(index.value, index.unit, index.ci95)
-                lines.append(f"SCI per inference, {clean(m.arm, _NAME)}: {shown}, from {index.provenance} joules.")
+                lines.append(f"SCI per inference, {named(m.arm)}: {shown}, from {index.provenance} joules.")
     letter, why = use.label(report)
     lines.append(f"Energy label: {letter}" if letter else f"Energy label: none ({why}).")
     lines.append(f"Carbon intensity: {intensity_text(report)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compressor import compare
 from compressor.report import numbers
+from compressor.report.text import named
 from compressor.results import Delta, Measurement, MeterInfo, Report
 
 
@@ -51,14 +52,16 @@ def cheapest(report: Report) -> str:
     if len(ordered) < 2:
         return ""
     first, second = ordered[:2]
+    names = [named(arm.arm) for arm in (first, second)]
     gap = _delta(first, second, report)
     if gap is None or gap.verdict != "worse":
-        return f"cheapest: {first.arm}, not established against {second.arm}"
+        return f"cheapest: {names[0]}, not established against {names[1]}"
     ahead = deltas[first.arm] if first is not base else gap
-    other, subject = (base, "") if first is not base else (first, f" of {second.arm}")
+    other, subject = (base, "") if first is not base else (first, f" of {names[1]}")
     if ahead is None:
-        return f"cheapest: {first.arm}"
-    return f"cheapest: {first.arm}, {numbers.change(ahead.ratio, ahead.ci95)} {_what(ahead)}{subject} than {other.arm}"
+        return f"cheapest: {names[0]}"
+    change = numbers.change(ahead.ratio, ahead.ci95)
+    return f"cheapest: {names[0]}, {change} {_what(ahead)}{subject} than {named(other.arm)}"
 
 
 def _what(delta: Delta) -> str:

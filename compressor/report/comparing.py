@@ -5,7 +5,7 @@ from __future__ import annotations
 from compressor.compare import WALL_TIME
 from compressor.report import aggregates, numbers
 from compressor.report.model import Cell, Column, Section, Table, Tone
-from compressor.report.text import clean
+from compressor.report.text import clean, named
 from compressor.results import Comparison, Control, Delta, Quantity, Report, ScoreDelta
 
 TONES: dict[str, Tone] = {
@@ -16,6 +16,7 @@ TONES: dict[str, Tone] = {
     "not established": "open",
 }
 NO_LIMIT = "none"
+_ACRONYMS = {"mse": "MSE", "mae": "MAE", "rmse": "RMSE", "auc": "AUC", "r2": "R²"}
 
 
 def metric_label(delta: Delta) -> str:
@@ -32,7 +33,9 @@ def verdict(report: Report, delta: Delta) -> Cell:
         return Cell("not comparable", "void", "measured and estimated joules are never compared")
     if "estimated" in sources:
         return Cell("estimated, no verdict", "estimated")
-    if aggregates.failed_controls(report) and not aggregates.is_exact(delta):
+    if aggregates.is_exact(delta) and delta.ratio == 1:
+        return Cell("no change", "open")
+    if aggregates.void(report, delta.metric):
         return Cell("void", "void", "the A/A control failed")
     return Cell(delta.verdict, TONES[delta.verdict], clean(delta.reason))
 
@@ -73,7 +76,7 @@ def score_label(report: Report) -> str:
     if report.task.synthetic:
         return "Agreement with the original, synthetic inputs"
     name = clean(report.task.metric, 60) or "score"
-    return f"{name[:1].upper()}{name[1:]}"
+    return _ACRONYMS.get(name, f"{name[:1].upper()}{name[1:]}")
 
 
 def score_verdict(score: ScoreDelta) -> Cell:
@@ -100,7 +103,7 @@ def p_value(p: float) -> str:
 
 def title(report: Report, comparison: Comparison) -> str:
     """Which two arms, and what the difference between them is due to."""
-    names = f"{clean(comparison.candidate, 60)} against {clean(comparison.baseline, 60)}"
+    names = f"{named(comparison.candidate)} against {named(comparison.baseline)}"
     candidate = aggregates.arm(report, comparison.candidate)
     if candidate is not None and candidate.role == "baseline":
         return f"Runtime alone: {names}"
@@ -116,10 +119,11 @@ def runtime_sentence(report: Report) -> str:
         return ""
     slow, fast, ratio = gain
     name = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}.get(fast.runtime.name, clean(fast.runtime.name, 40))
-    void = " (void: the A/A control failed)" if aggregates.failed_controls(report) else ""
+    metric = aggregates.time_name(report)
+    void = " (void: the A/A control failed)" if aggregates.void(report, metric) else ""
     return (
-        f"{name} alone, before any compression, in CPU time per inference: "
-        f"{numbers.change(ratio.value, ratio.ci95)} ({clean(fast.arm, 60)} against {clean(slow.arm, 60)}){void}."
+        f"{name} alone, before any compression, in {metric}: "
+        f"{numbers.change(ratio.value, ratio.ci95)} ({named(fast.arm)} against {named(slow.arm)}){void}."
     )
 
 
@@ -127,8 +131,8 @@ def comparison_section(report: Report, number: int, comparison: Comparison) -> S
     """One candidate against one baseline."""
     columns = (
         Column("metric", "Metric"),
-        Column("baseline", clean(comparison.baseline, 60), "before", numeric=True),
-        Column("candidate", clean(comparison.candidate, 60), "after", numeric=True),
+        Column("baseline", named(comparison.baseline), "before", numeric=True),
+        Column("candidate", named(comparison.candidate), "after", numeric=True),
         Column("change", "Change", "95 % interval", numeric=True),
         Column("limit", "Detection limit", "from the A/A control", numeric=True),
         Column("verdict", "Verdict"),
@@ -143,6 +147,7 @@ def comparison_section(report: Report, number: int, comparison: Comparison) -> S
             verdict(report, delta),
         )
         for delta in comparison.deltas
+        if not aggregates.repeats_total(report, delta.metric)
     ]
     if comparison.score is not None:
         rows.append(_score_row(report, comparison.score))
@@ -160,8 +165,10 @@ def control_section(report: Report) -> Section:
             "control", "A/A control", ("No A/A control was run: there is no detection limit for these numbers.",)
         )
     text = "A second worker ran a baseline's own file. Its ratio must hold 1; half its interval is the detection limit."
-    if aggregates.failed_controls(report):
-        text = f"FAILED: the same file, measured twice, differed. Every verdict of this run is void. {text}"
+    failed = [clean(c.metric) for c in aggregates.failed_controls(report)]
+    if failed:
+        said = "the same file, measured twice, differed, so verdicts on it are void"
+        text = f"FAILED on {', '.join(failed)}: {said}. {text}"
     columns = (
         Column("metric", "Metric"),
         Column("arm", "Arm"),
@@ -169,11 +176,12 @@ def control_section(report: Report) -> Section:
         Column("limit", "Detection limit", numeric=True),
         Column("result", "Result"),
     )
+    shown = [c for c in report.control if not aggregates.repeats_total(report, c.metric)]
     return Section(
         "control",
         "A/A control",
         (text,),
-        tables=(Table("A/A control by metric", columns, tuple(_control_row(c) for c in report.control)),),
+        tables=(Table("A/A control by metric", columns, tuple(map(_control_row, shown))),),
     )
 
 
@@ -181,7 +189,7 @@ def _control_row(control: Control) -> tuple[Cell, ...]:
     limit = control.detection_limit
     return (
         Cell(clean(control.metric)),
-        Cell(clean(control.arm, 60)),
+        Cell(named(control.arm)),
         Cell(numbers.ratio(control.ratio, control.ci95)),
         Cell(NO_LIMIT if limit is None or not control.passed else f"±{numbers.percent(limit)}"),
         Cell("passed", "good")

@@ -9,10 +9,11 @@ from typing import Any
 
 from compressor.report import aggregates, numbers, use
 from compressor.report.card import compressing, training_type
+from compressor.report.comparing import verdict
 from compressor.report.markdown import escape
 from compressor.report.metrics import NO_CARBON, intensity_text
-from compressor.report.text import clean
-from compressor.report.view import warnings_shown
+from compressor.report.text import clean, named
+from compressor.report.view import said, warnings_shown
 from compressor.results import Measurement, Quantity, Report
 
 _NAME = 120
@@ -42,12 +43,12 @@ def render_sci(report: Report) -> str:
     Returns:
         JSON. Without a carbon intensity or joules the score is ``null`` with its reason.
     """
-    found, said = use.intensity(report), use.usage(report)
+    found, usage = use.intensity(report), use.usage(report)
     arms = [_sci(report, m) for m in report.measurements if m.role != "control"]
     record = {
         "standard": "ISO/IEC 21031:2024 Software Carbon Intensity (SCI)",
         "formula": "SCI = ((E * I) + M) / R",
-        "headline": clean(report.headline, 800),
+        "headline": said(report),
         "warnings": list(warnings_shown(report)),
         "software": clean(report.model.name, _NAME),
         "boundary": "the worker process's inferences, as the meter's scope has them; network, storage and idle servers "
@@ -63,11 +64,11 @@ def render_sci(report: Report) -> str:
             "source": found.source,
             "shown": intensity_text(report),
         },
-        "PUE": said.pue,
+        "PUE": usage.pue,
         "M": {
             "value": use.embodied_g(report),
             "unit": "g CO2e/inference",
-            "source": "none was given, so 0 is assumed" if said.embodied_g is None else "given by the user",
+            "source": "none was given, so 0 is assumed" if usage.embodied_g is None else "given by the user",
         },
         "why_no_score": NO_CARBON if found is None else None,
         "arms": arms,
@@ -79,7 +80,7 @@ def _sci(report: Report, m: Measurement) -> dict[str, Any]:
     meter = aggregates.primary_meter(report)
     joules = use.energy_of(report, m)
     return {
-        "arm": clean(m.arm, _NAME),
+        "arm": named(m.arm),
         "role": m.role,
         "E": _term(joules) if joules is not None else {"value": None, "why": "no joules of every block"},
         "meter": None if meter is None else clean(meter.name, 40),
@@ -104,7 +105,7 @@ def render_annex(report: Report) -> str:
     lines = [
         "# Energy and computing, as Annex XI of Regulation (EU) 2024/1689 asks",
         f"{escape(clean(report.model.name, _NAME))} · {escape(clean(report.created_utc, 40))}",
-        f"**{escape(clean(report.headline, 800))}**",
+        f"**{escape(said(report))}**",
     ]
     if report.warnings:
         lines.append("\n".join(f"> {escape(w)}\n>" for w in warnings_shown(report)))
@@ -135,7 +136,7 @@ def _points(report: Report) -> list[tuple[str, str, str, str]]:
         ("1 (d)", "Number of parameters", f"original {parameters}{after}", "known (counted)"),
         ("1 (e)", "Format of inputs", shapes, "known (read from the file)"),
     ]
-    said = use.usage(report)
+    usage = use.usage(report)
     seconds = sum(stage.elapsed_s for stage in report.stages)
     cpu = sum(stage.cpu_s for stage in report.stages)
     spent = f"{numbers.duration(seconds)} wall time, {numbers.duration(cpu)} CPU time ({training_type(report)})"
@@ -145,10 +146,10 @@ def _points(report: Report) -> list[tuple[str, str, str, str]]:
     if candidate is not None and candidate.artifact.macs is not None:
         work = numbers.quantity(2 * candidate.artifact.macs, "FLOP")
         rows.append(("2 (d)", "Operations of one inference", work, "known (counted)"))
-    if said.training_kwh is None:
+    if usage.training_kwh is None:
         rows.append(("2 (e)", "Energy of training", "not given: the provider has to add it", "unknown"))
     else:
-        rows.append(("2 (e)", "Energy of training", numbers.quantity(said.training_kwh, "kWh"), "stated by the user"))
+        rows.append(("2 (e)", "Energy of training", numbers.quantity(usage.training_kwh, "kWh"), "stated by the user"))
     cost = compressing(report)
     meter = aggregates.primary_meter(report)
     if cost is None or meter is None:
@@ -160,7 +161,7 @@ def _points(report: Report) -> list[tuple[str, str, str, str]]:
         joules = use.energy_of(report, m)
         value = "not read" if joules is None else numbers.with_interval(joules.value, joules.unit, joules.ci95)
         status = _known(joules.provenance if joules is not None else None)
-        rows.append(("2 (e)", f"Energy per inference, {clean(m.arm, 60)}", value, status))
+        rows.append(("2 (e)", f"Energy per inference, {named(m.arm)}", value, status))
     if meter is not None:
         source = f"{clean(meter.name, 40)}: {clean(meter.source, 200)}; scope {meter.scope}"
         rows.append(("2 (e)", "How the energy was found", source, meter.provenance))
@@ -241,14 +242,10 @@ def _csv_row(report: Report, m: Measurement) -> dict[str, object]:
 
 def _csv_verdict(report: Report, m: Measurement) -> dict[str, object]:
     """The verdict on cost against the first baseline that the arm is compared with."""
-    from compressor.compare import energy_metric
-    from compressor.report.comparing import verdict
-
     comparison = next((c for c in report.comparisons if c.candidate == m.arm), None)
     if comparison is None:
         return {}
-    meter = aggregates.measured_meter(report)
-    wanted = aggregates.time_name(report) if meter is None else energy_metric(meter.name)
+    wanted = aggregates.cost_metric(report)
     delta = next((d for d in comparison.deltas if d.metric == wanted), None)
     if delta is None:
         return {"against": comparison.baseline, "verdict": "not measured"}

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.report import aggregates, comparing, numbers
-from compressor.report.canvas import BAD, BASELINE, CANDIDATE, FAINT, GOOD, INK, Figure, axis_unit, draw, plain
+from compressor.report.canvas import (
+    BAD,
+    BASELINE,
+    CANDIDATE,
+    FAINT,
+    GOOD,
+    INK,
+    Figure,
+    axis_unit,
+    draw,
+    label_points,
+    plain,
+)
 from compressor.report.layers import sensitivity_figure
 from compressor.report.lifecycle import lifecycle_figure
 from compressor.report.moved import moved_figure
 from compressor.report.power import power_figure
-from compressor.report.text import clean, shorten
+from compressor.report.text import clean, named, shorten
 from compressor.report.waterfall import waterfall_figure
-from compressor.results import Comparison, Delta, Measurement, Report
+from compressor.results import Comparison, Delta, Measurement, Report, Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +36,8 @@ _COLOURS = {"baseline": BASELINE, "control": FAINT, "stage": CANDIDATE, "candida
 _MARKERS = {"baseline": "o", "control": "D", "stage": "v", "candidate": "s"}
 _NAME = 24
 _LABELLED = 8
+_REACH = 3
+"""How many times the spread of the lasting arms' scores a stage's may lie outside of it and still be on the axis."""
 _ROWS = 40
 
 
@@ -113,68 +127,66 @@ def _cost(report: Report) -> Figure | None:
     score_name = comparing.score_label(report)
     title = f"{score_name} against {label}"
 
+    higher = scores[points[0].name].higher_is_better
+    bottom, top = _score_range(points, scores)
+    beyond = [p for p in points if not bottom <= scores[p.name].value <= top]
+
     def paint(axes: Axes) -> None:
-        boxes: list[tuple[float, float, float, float]] = []
         percent = scores[points[0].name].unit == "fraction"
         factor = 100.0 if percent else 1.0
         at = [(p.value / scale, scores[p.name].value * factor) for p in points]
-        front = [at[i] for i in pareto(at, higher_is_better=scores[points[0].name].higher_is_better)]
+        front = [at[i] for i in pareto(at, higher_is_better=higher)]
         axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.2, ls="--", zorder=1)
         for p in points:
             score = scores[p.name]
-            spread = aggregates.score_interval(score)
-            x, y = p.value / scale, score.value * factor
+            spread = None if p in beyond else aggregates.score_interval(score)
+            x, y = p.value / scale, min(max(score.value, bottom), top) * factor
             across = _bars(x, _scaled(p.interval, scale))
             up = _bars(y, None if spread is None else (spread[0] * factor, spread[1] * factor))
-            colour = _COLOURS[p.role]
-            axes.errorbar(x, y, up, across, color=colour, marker=_MARKERS[p.role], ms=7, lw=0, elinewidth=1.4)
+            marker = _MARKERS[p.role] if p not in beyond else "v" if higher else "^"
+            drawn = axes.errorbar(
+                x, y, up, across, color=_COLOURS[p.role], marker=marker, ms=7, lw=0, elinewidth=1.4, clip_on=False
+            )
+            drawn[0].set_markerfacecolor("none" if p in beyond else _COLOURS[p.role])
         axes.set_xlim(left=0)
-        axes.margins(y=0.25)
+        axes.set_ylim(bottom * factor, top * factor)
         axes.set_xlabel(plain(axis))
-        axes.set_ylabel(plain(shorten(score_name, 40) + (", %" if percent else "")))
-        ends = axes.get_xlim(), axes.get_ylim()
+        unit_shown = "%" if percent else clean(scores[points[0].name].unit, 20)
+        axes.set_ylabel(plain(shorten(score_name, 40) + (f", {unit_shown}" if unit_shown else "")))
+        names = []
         for p in points if len(points) <= _LABELLED else []:
-            _label(axes, _name(p.name), p.value / scale, scores[p.name].value * factor, ends, boxes)
+            score = scores[p.name]
+            said = f" at {aggregates.score_text(score)}" if p in beyond else ""
+            y = min(max(score.value, bottom), top) * factor
+            names.append((f"{_name(p.name)}{plain(said)}", p.value / scale, y))
+        label_points(axes, names)
 
-    better = "up" if scores[points[0].name].higher_is_better else "down"
+    better = "up" if higher else "down"
     caption = (
         f"{title}; 95 % intervals of both. Better is {better} and to the left. Dashed: the Pareto front, the arms that "
         "no other beats in both, by their means."
     )
+    if beyond:
+        caption += " Hollow, at the edge: off the scale."
     if len(points) > _LABELLED:
         caption += " Squares are compressed arms, circles baselines; their names are in the table."
     return Figure(draw("cost", title, listed, 3.5, paint), caption)
 
 
-def _label(
-    axes: Axes,
-    text: str,
-    x: float,
-    y: float,
-    ends: tuple[tuple[float, float], tuple[float, float]],
-    boxes: list[tuple[float, float, float, float]],
-) -> None:
-    """Write a name beside its point where it covers no other name and stays within the axes."""
-    (left, right), (bottom, top) = ends
-    at = (x - left) / (right - left), (y - bottom) / (top - bottom)
-    # Shares of the axes, which are about 330 points wide and 190 high.
-    width, height = len(text) * 5.6 / 330, 13 / 190
-    for dx, dy in [
-        (0.02, 0.05),
-        (-0.02 - width, 0.05),
-        (0.02, -0.09),
-        (-0.02 - width, -0.09),
-        (0.02, 0.13),
-        (0.02, -0.17),
-    ]:
-        box = (at[0] + dx, at[1] + dy, at[0] + dx + width, at[1] + dy + height)
-        if box[0] < 0 or box[2] > 1.02 or box[1] < 0 or box[3] > 1:
-            continue
-        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes):
-            continue
-        boxes.append(box)
-        axes.text(box[0], box[1], text, transform=axes.transAxes, va="bottom")
-        return
+def _score_range(points: Sequence[_Point], scores: Mapping[str, Score]) -> tuple[float, float]:
+    """Ends of the score's axis: room for all arms, but a stage that broke the model must not press the others flat."""
+
+    def ends(p: _Point) -> tuple[float, float]:
+        value = scores[p.name].value
+        return aggregates.score_interval(scores[p.name]) or (value, value)
+
+    lasting = [ends(p) for p in points if p.role != "stage"] or [ends(p) for p in points]
+    low, high = min(end[0] for end in lasting), max(end[1] for end in lasting)
+    reach = _REACH * (high - low or 0.02 * abs(high) or 1.0)
+    near = [ends(p) for p in points if low - reach <= scores[p.name].value <= high + reach]
+    low, high = min(end[0] for end in near), max(end[1] for end in near)
+    room = 0.18 * (high - low or 0.02 * abs(high) or 1.0)
+    return low - room, high + room
 
 
 def _scaled(interval: tuple[float, float] | None, scale: float) -> tuple[float, float] | None:
@@ -239,8 +251,7 @@ def _ratios(report: Report) -> Figure | None:
         return None
     title = "Ratio to each baseline, with 95 % interval and detection limit"
     listed = "; ".join(
-        f"{clean(c.candidate, 40)} against {clean(c.baseline, 40)}, {clean(d.metric, 60)}: "
-        f"{numbers.ratio(d.ratio, d.ci95)}"
+        f"{named(c.candidate)} against {named(c.baseline)}, {clean(d.metric, 60)}: {numbers.ratio(d.ratio, d.ci95)}"
         for c, d in rows[:12]
     )
     svg = draw("ratios", title, listed, 1.0 + 0.46 * max(len(rows), 2), lambda axes: _forest(report, axes, rows))
@@ -274,8 +285,11 @@ def _forest(report: Report, axes: Axes, rows: Sequence[tuple[Comparison, Delta]]
         )
     axes.axvline(1, color=INK, lw=1)
     _names(axes, ["" for _ in rows])
+    several = len({c.candidate for c, _ in rows}) > 1
     names = [
-        f"{clean(d.metric).replace(' per inference', '')}\nvs {shorten(clean(c.baseline), _NAME)}" for c, d in rows
+        f"{clean(d.metric).replace(' per inference', '')}\n"
+        f"{f'{shorten(clean(c.candidate), _NAME)} ' if several else ''}vs {shorten(clean(c.baseline), _NAME)}"
+        for c, d in rows
     ]
     axes.set_yticks(range(len(rows)), [plain(n) for n in names])
     ends = [x for _, d in rows for x in (d.ratio, *(d.ci95 or ()))]
@@ -299,7 +313,7 @@ def _latency(report: Report) -> Figure | None:
     scale, unit = axis_unit([max(m.latency.p99_s for m in rows if m.latency)], "s")
     title = f"Latency of a call of {batch}"
     listed = "; ".join(
-        f"{clean(m.arm, 60)}: p50 {numbers.quantity(m.latency.p50_s, 's')}, "
+        f"{named(m.arm)}: p50 {numbers.quantity(m.latency.p50_s, 's')}, "
         f"p90 {numbers.quantity(m.latency.p90_s, 's')}, p99 {numbers.quantity(m.latency.p99_s, 's')}"
         for m in rows[:12]
         if m.latency
@@ -329,6 +343,12 @@ def _spans(axes: Axes, rows: Sequence[Measurement], scale: float, unit: str, bat
     # One slow call of one arm must not press all the others against the axis.
     if lowest > 0 and max(m.latency.p99_s for m in rows if m.latency) > 20 * lowest:
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        # One in three of 1, 2, 5 in each decade, or more where the range is short; plain numbers, no powers.
+        steps = [m * 10.0**e for e in range(-9, 10) for m in ((1, 2, 5) if high < 200 * low else (1,))]
+        ticks = [x for x in steps if low <= x <= high]
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
     else:
         axes.set_xlim(left=0)
     axes.set_xlabel(f"time per call of {batch}, {unit}")
@@ -340,7 +360,7 @@ def _size(report: Report) -> Figure | None:
     if not rows:
         return None
     scale, unit = axis_unit([m.artifact.size_bytes for m in rows], "B")
-    listed = "; ".join(f"{clean(m.arm, 60)}: {numbers.quantity(m.artifact.size_bytes, 'B')}" for m in rows[:12])
+    listed = "; ".join(f"{named(m.arm)}: {numbers.quantity(m.artifact.size_bytes, 'B')}" for m in rows[:12])
 
     def paint(axes: Axes) -> None:
         sizes = [m.artifact.size_bytes / scale for m in rows]

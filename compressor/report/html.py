@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING
 
 from compressor.report.figures import figures
@@ -11,20 +12,41 @@ from compressor.results import Report
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
+
+# Behind a number: per cent, a unit, a point, or the next three of its digits.
+_TIES = re.compile(r"(?<=\d) (?=%|[µnmkMG]?(?:[sJWB]|Wh)\b|points?\b|\d{3}\b)")
+
+
+def _tied(text: str) -> Markup:
+    """Text whose numbers stay on the line of their units, and whose names may break behind a plus sign."""
+    from markupsafe import Markup, escape
+
+    return Markup(_TIES.sub("\N{NO-BREAK SPACE}", str(escape(text))).replace("+", "+<wbr>"))
 
 
 @functools.cache
-def _template() -> Template:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def template(package: str, name: str) -> Template:
+    """A page's template; what it includes may lie beside it or beside the report's.
+
+    Args:
+        package: Where it lies, in the folder ``templates``.
+        name: Its file.
+
+    Returns:
+        The template; every text that it is given is escaped.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("compressor.report"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("compressor.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja")
+    environment.filters["tied"] = _tied
+    return environment.get_template(name)
 
 
 def render_html(report: Report) -> str:
@@ -40,4 +62,4 @@ def render_html(report: Report) -> str:
     from markupsafe import Markup
 
     drawn = {key: (Markup(figure.svg), figure.caption) for key, figure in figures(report).items()}
-    return _template().render(view=view(report), figures=drawn)
+    return template("compressor.report", "report.html.jinja").render(view=view(report), figures=drawn)

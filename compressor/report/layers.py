@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from compressor.report import numbers
 from compressor.report.canvas import CANDIDATE, FAINT, INK, Figure, draw, plain
 from compressor.report.model import Cell, Column, Detail, Section, Table
-from compressor.report.text import clean, shorten
+from compressor.report.text import clean, named, shorten
 from compressor.results import Measurement, Report, SensitivityRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SHOWN = 40
+_UNMEASURED = "not measured"
 
 
 def _measured(report: Report) -> tuple[Measurement, tuple[SensitivityRow, ...]] | None:
@@ -37,7 +38,7 @@ def sensitivity_section(report: Report) -> Section | None:
         return None
     arm, all_rows = found
     rows = _worst_first(all_rows)
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("layer", "Layer"),
         Column("op", "Operator"),
         Column("error", "Output moves by", "norm over norm, this layer alone", numeric=True),
@@ -45,11 +46,15 @@ def sensitivity_section(report: Report) -> Section | None:
         Column("kept", "In the result"),
     )
     cells = tuple(_row(row) for row in rows)
+    # A column that nobody filled in says nothing.
+    told = [any(cell.text != _UNMEASURED for cell in column) for column in zip(*cells, strict=True)]
+    columns = tuple(column for column, kept in zip(columns, told, strict=True) if kept)
+    cells = tuple(tuple(cell for cell, kept in zip(row, told, strict=True) if kept) for row in cells)
     low = sum(row.kept for row in rows)
     text = (
-        f"{clean(arm.arm, 60)}: {low} of {len(rows)} quantizable layers are in low precision. A time below 1 means "
-        "that quantizing the layer's group pays on this machine; both were measured once while compressing, "
-        "so without an interval.",
+        f"{named(arm.arm)}: {low} of {len(rows)} quantizable layers are in low precision. A time below 1 means "
+        "that quantizing the layer's group pays on this machine. Measured once while compressing, so without an "
+        "interval.",
     )
     head = Table(f"Sensitivity by layer, the most sensitive first ({len(rows)})", columns, cells[:_SHOWN])
     lines = tuple(", ".join(f"{c.label}: {cell.text}" for c, cell in zip(columns, row, strict=True)) for row in cells)
@@ -63,8 +68,8 @@ def _row(row: SensitivityRow) -> tuple[Cell, ...]:
     return (
         Cell(clean(row.layer, 80)),
         Cell(clean(row.op, 40)),
-        Cell("not measured", "open") if error is None else Cell(numbers.small(error)),
-        Cell("not measured", "open") if ratio is None else Cell(f"{ratio:.2f}", "bad" if slower else "plain"),
+        Cell(_UNMEASURED, "open") if error is None else Cell(numbers.small(error)),
+        Cell(_UNMEASURED, "open") if ratio is None else Cell(f"{ratio:.2f}", "bad" if slower else "plain"),
         Cell("low precision" if row.kept else "fp32", "plain" if row.kept else "open"),
     )
 

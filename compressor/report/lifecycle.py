@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from compressor.compare import CPU_TIME
@@ -12,7 +12,7 @@ from compressor.report import aggregates, numbers
 from compressor.report.canvas import BASELINE, CANDIDATE, FAINT, Figure, axis_unit, draw, plain
 from compressor.report.comparing import verdict
 from compressor.report.model import Cell, Column, Section, Table
-from compressor.report.text import clean, shorten
+from compressor.report.text import clean, named, shorten
 from compressor.report.use import pair, usage, use_ratio
 from compressor.results import BreakEven, Quantity, Report
 
@@ -63,6 +63,8 @@ def life(report: Report) -> Life | None:
         entry = next((b for b in report.break_even if b.baseline == arms[0].arm and b.metric == "CPU time"), None)
     if entry is None:
         return None
+    if aggregates.void(report, aggregates.paid_metric(entry)):
+        entry = replace(entry, inferences=None, ci95=None, reason="the A/A control failed")
     if meter is None:
         before, after = (aggregates.cpu_time(report, m).quantity for m in arms)
     else:
@@ -142,7 +144,7 @@ def total(found: Life, per: Quantity, inferences: float, compressing: float) -> 
 
 def _uses(report: Report, found: Life, inferences: int) -> Table:
     arms = pair(report)
-    names = [clean(m.arm, _NAME) for m in arms] if arms else ["before", "after"]
+    names = [named(m.arm) for m in arms] if arms else ["before", "after"]
     columns = (
         Column("arm", "Arm"),
         Column("training", "Training", "as stated", numeric=True),

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from compressor import footprint
 from compressor.report import aggregates, numbers, use
 from compressor.report.model import Cell, Column, Section, Table
-from compressor.report.text import clean
+from compressor.report.text import clean, named
 from compressor.results import Measurement, Quantity, Report
+from compressor.stats import mean
 
 _NAME = 60
 NO_CARBON = "no carbon: neither a country nor a carbon intensity was given"
@@ -51,6 +52,28 @@ def _busy(m: Measurement) -> Cell:
     return Cell(shown, note=f"{ends}of {threads} thread{'s' * (threads != 1)}")
 
 
+def _gpu_busy(m: Measurement) -> Cell:
+    """Of the GPU that was the busiest: the others of the machine have nothing to do with the arm."""
+    gpus = {key for trial in m.trials for key in trial.utilisation}
+    read = {key: [t.utilisation[key] for t in m.trials if key in t.utilisation] for key in sorted(gpus)}
+    if not read:
+        return Cell("not read", "open", _why_no_gpu(m))
+    key, shares = max(read.items(), key=lambda item: sum(item[1]) / len(item[1]))
+    value, ends = mean(shares)
+    inside = "" if ends is None else f"[{100 * max(0.0, ends[0]):.1f}, {100 * min(1.0, ends[1]):.1f}] "
+    return Cell(f"{100 * value:.1f} %", note=f"{inside}of the time, {clean(key, 40)}")
+
+
+def _why_no_gpu(m: Measurement) -> str:
+    if not m.trials:
+        return "no finished block"
+    nvml = aggregates.meter_of(m, "nvml")
+    if nvml is None:
+        return "needs the meter nvml"
+    told = [part for part in nvml.source.split("; ") if part.startswith("utilisation of ")]
+    return clean("; ".join(told), 120)
+
+
 def metrics_section(report: Report) -> Section | None:
     """All metrics of the two arms that the headline is about."""
     arms = use.pair(report)
@@ -71,6 +94,8 @@ def metrics_section(report: Report) -> Section | None:
         ("Arithmetic per second", "wall time", lambda m: _rate(report, m)),
         ("CPU utilisation", "CPU time over wall time", _busy),
     ]
+    if any(m.runtime.device != "cpu" for m in arms):
+        rows.append(("GPU utilisation", "time in which a kernel ran", _gpu_busy))
     if found is not None:
         rows += [
             ("Operational carbon", "per inference", lambda m: _cell(_carbon(report, m), unread)),
@@ -78,7 +103,7 @@ def metrics_section(report: Report) -> Section | None:
         ]
     columns = (
         Column("metric", "Metric"),
-        *(Column(key, clean(m.arm, _NAME), numeric=True) for key, m in zip(("before", "after"), arms, strict=True)),
+        *(Column(key, named(m.arm), numeric=True) for key, m in zip(("before", "after"), arms, strict=True)),
     )
     cells = tuple((Cell(name, note=note), *(of(m) for m in arms)) for name, note, of in rows)
     letter, why = use.label(report)
@@ -91,8 +116,6 @@ def metrics_section(report: Report) -> Section | None:
     tables = [Table("Metrics per inference, 95 % intervals in brackets", columns, cells)]
     if said.data_efficiency:
         tables.append(_data_efficiency(report))
-    if devices := {m.runtime.device for m in arms if m.runtime.device != "cpu"}:
-        facts.append(("Utilisation of the accelerator", f"not recorded ({clean(', '.join(sorted(devices)), 80)})"))
     return Section("metrics", "Metrics and carbon", text, tables=tuple(tables), facts=tuple(facts))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from compressor.report import numbers
 from compressor.report.canvas import BAD, BASELINE, FAINT, GOOD, Figure, draw, plain
 from compressor.report.model import Cell, Column, Detail, Example, Section, Table, Tone
-from compressor.report.text import clean, shorten
+from compressor.report.text import clean, named, shorten
 from compressor.results import ClassMoved, Confusion, Report
 from compressor.stats import paired_proportion_loss
 
@@ -25,7 +25,7 @@ def moved_section(report: Report) -> Section | None:
         return None
     columns = (
         Column("class", "Class"),
-        Column("examples", "Test examples", numeric=True),
+        Column("examples", found.counted.capitalize(), numeric=True),
         Column("before", "Right before", numeric=True),
         Column("after", "Right after", numeric=True),
         Column("change", "Change", "points", numeric=True),
@@ -35,13 +35,13 @@ def moved_section(report: Report) -> Section | None:
     changed = found.broken + found.mended + found.moved
     total = sum(one.examples for one in found.classes)
     text = [
-        f"{numbers.count(changed)} of {numbers.count(total)} test examples got another answer from "
-        f"{clean(found.candidate, _NAME)} than from {clean(found.baseline, _NAME)}: {numbers.count(found.broken)} that "
+        f"{numbers.count(changed)} of {numbers.count(total)} {found.counted} got another answer from "
+        f"{named(found.candidate)} than from {named(found.baseline)}: {numbers.count(found.broken)} that "
         f"were right are wrong now, {numbers.count(found.mended)} that were wrong are right now, "
         f"{numbers.count(found.moved)} are wrong in another way.",
     ]
     if not changed:
-        text = [f"No answer changed on {numbers.count(total)} test examples."]
+        text = [f"No answer changed on {numbers.count(total)} {found.counted}."]
     lines = tuple(", ".join(f"{c.label}: {cell.text}" for c, cell in zip(columns, row, strict=True)) for row in rows)
     details = (Detail(f"The other {len(rows) - _SHOWN} classes", lines[_SHOWN:]),) if len(rows) > _SHOWN else ()
     return Section(
@@ -80,13 +80,14 @@ def _points(value: float, examples: int) -> str:
 
 def _examples(found: Confusion) -> tuple[Example, ...]:
     shown = []
+    place = "Test example" if found.counted == "test examples" else "A word of test example"
     for flip in found.flips:
         broken, mended = flip.before == flip.target, flip.after == flip.target
         what, tone = ("now wrong", "bad") if broken else ("now right", "good") if mended else ("still wrong", "open")
         names = [clean(name, 30) for name in (flip.target, flip.before, flip.after)]
         shown.append(
             Example(
-                f"Test example {flip.index}: {what}",
+                f"{place} {flip.index}: {what}",
                 f"{names[0]}: {names[1]} → {names[2]}",
                 tone,  # type: ignore[arg-type]
                 flip.picture,

@@ -21,7 +21,7 @@ def _exponent(value: float) -> int:
     return math.floor(math.log10(abs(value))) if value else 0
 
 
-def _decimals(value: float, interval: Interval | None) -> int:
+def places(value: float, interval: Interval | None) -> int:
     """Decimal places that the interval supports: down to the leading digit of its half-width, one more if that is 1.
 
     Without an interval three significant digits are shown; never more than four.
@@ -86,7 +86,7 @@ def with_interval(value: float, unit: str, interval: Interval | None) -> str:
     shown = value / scale
     inside = None if interval is None else (interval[0] / scale, interval[1] / scale)
     # A value whose interval is wider than itself still shows its leading digit; bytes have no parts.
-    decimals = max(_decimals(shown, inside), -_exponent(shown))
+    decimals = max(places(shown, inside), -_exponent(shown))
     decimals = 0 if label == "B" else decimals
     text = f"{_fixed(shown, decimals)} {label}".rstrip()
     return text if inside is None else f"{text} {_range(*(_fixed(x, decimals) for x in inside))}"
@@ -99,17 +99,17 @@ def apart(text: str) -> tuple[str, str]:
 
 
 def _times(value: float, interval: Interval | None, word: str) -> str:
-    decimals = max(0, _decimals(value, interval) if interval else 1 - _exponent(value))
+    decimals = max(0, places(value, interval) if interval else 1 - _exponent(value))
     text = f"{_fixed(value, decimals)}× {word}"
     return text if interval is None else f"{text} {_range(*(_fixed(x, decimals) for x in interval))}"
 
 
 def ratio(value: float, interval: Interval | None = None) -> str:
     """A ratio as a plain number: ``0.36 [0.34, 0.38]``."""
-    text = _fixed(value, _decimals(value, interval))
+    text = _fixed(value, places(value, interval))
     if interval is None:
         return text
-    return f"{text} {_range(*(_fixed(x, _decimals(value, interval)) for x in interval))}"
+    return f"{text} {_range(*(_fixed(x, places(value, interval)) for x in interval))}"
 
 
 def change(value: float, interval: Interval | None = None) -> str:
@@ -126,7 +126,7 @@ def change(value: float, interval: Interval | None = None) -> str:
         return _times(value, interval, "as much")
     percent = 100 * (value - 1)
     inside = None if interval is None else (100 * (interval[0] - 1), 100 * (interval[1] - 1))
-    decimals = min(max(_decimals(percent, inside), 0), 2 if inside else 1)
+    decimals = min(max(places(percent, inside), 0), 2 if inside else 1)
     word = "less" if value < 1 else "more"
     shown = _fixed(abs(percent), decimals)
     if inside is None:
@@ -174,17 +174,18 @@ def loss(value: float, unit: str, interval: Interval | None = None) -> str:
         The size of the change and ``lost`` or ``gained``; with an interval the loss keeps its sign.
     """
     scale = 100.0 if unit == "fraction" else 1.0
-    label = "points" if unit == "fraction" else unit
     shown = value * scale
     inside = None if interval is None else (interval[0] * scale, interval[1] * scale)
-    decimals = max(0, _decimals(shown if shown else 1.0, inside))
+    decimals = max(0, places(shown if shown else 1.0, inside))
     decimals = min(decimals, 2) if unit == "fraction" else decimals
+    size = _fixed(abs(shown) if inside is None else shown, decimals)
+    label = unit if unit != "fraction" else "point" if size in ("1", "−1") else "points"
     if inside is not None:
         low, high = (_fixed(x, decimals) for x in inside)
-        return " ".join(f"{_fixed(shown, decimals)} {label} lost {_range(low, high)}".split())
+        return " ".join(f"{size} {label} lost {_range(low, high)}".split())
     if shown == 0:
         return "no change"
-    return " ".join(f"{_fixed(abs(shown), decimals)} {label} {'lost' if shown > 0 else 'gained'}".split())
+    return " ".join(f"{size} {label} {'lost' if shown > 0 else 'gained'}".split())
 
 
 def margin(value: float, unit: str) -> str:
@@ -205,12 +206,12 @@ def count(value: float, interval: Interval | None = None) -> str:
     for scale, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if abs(value) >= scale:
             inside = None if interval is None else (interval[0] / scale, interval[1] / scale)
-            decimals = max(0, _decimals(value / scale, inside))
+            decimals = max(0, places(value / scale, inside))
             text = f"{_fixed(value / scale, decimals)} {word}"
             break
     else:
         scale, inside = 1.0, interval
-        decimals = 0 if interval is None else min(0, _decimals(value, interval))
+        decimals = 0 if interval is None else min(0, places(value, interval))
         text = _fixed(value, decimals)
     if inside is None:
         return text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compressor.report import aggregates, numbers
 from compressor.report.canvas import Figure, draw, plain, series
-from compressor.report.text import clean, shorten
+from compressor.report.text import clean, named, shorten
 from compressor.results import Report
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def power_figure(report: Report) -> Figure | None:
     shown = shown[:_LINES]
     title = f"Power over time, {meter.provenance} ({clean(meter.name, 20)})"
     listed = "; ".join(
-        f"{clean(m.arm, 60)}: {numbers.quantity(min(w for _, w in read), 'W')} to "
+        f"{named(m.arm)}: {numbers.quantity(min(w for _, w in read), 'W')} to "
         f"{numbers.quantity(max(w for _, w in read), 'W')}"
         for m, read in shown
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from compressor.compare import energy_metric
 from compressor.report import aggregates, comparing, numbers, use
 from compressor.report.model import Cell, Chip, KeyFigure, Tone
-from compressor.report.text import clean
+from compressor.report.text import clean, named
 from compressor.results import Comparison, Delta, Report
 
 _KEY_FIGURES = 4
@@ -16,26 +15,26 @@ def _main(report: Report) -> Comparison | None:
     return report.comparisons[0] if report.comparisons else None
 
 
-def _energy_delta(report: Report, comparison: Comparison | None) -> Delta | None:
-    meter = aggregates.primary_meter(report)
-    if comparison is None or meter is None:
-        return None
-    return next((d for d in comparison.deltas if d.metric == energy_metric(meter.name)), None)
-
-
 def _energy_chip(report: Report) -> Chip:
-    read = aggregates.read_meters(report)
-    if not read:
+    meter, comparison = aggregates.primary_meter(report), _main(report)
+    if meter is None:
         return Chip("Energy", "not read", "open")
-    comparison = _main(report)
-    if comparison is not None and aggregates.mixed(report, comparison):
-        return Chip("Energy", "measured in one arm, estimated in the other: not comparable", "void")
-    name = clean(read[0].name, 40)
-    if read[0].provenance == "estimated":
+    unlike = "" if comparison is None else aggregates.unlike_energy(report, comparison)
+    if unlike:
+        return Chip("Energy", f"{clean(unlike, 90)}: not comparable", "void")
+    name = clean(meter.name, 40)
+    if meter.provenance == "estimated":
         return Chip("Energy", f"estimated, not measured ({name})", "estimated")
-    if read[0].provenance == "replayed":
+    if meter.provenance == "replayed":
         return Chip("Energy", f"replayed from a recording ({name})", "open")
-    return Chip("Energy", f"measured ({name}, {read[0].scope})", "measured")
+    return Chip("Energy", f"measured ({name}, {meter.scope})", "measured")
+
+
+def _costs(report: Report, comparison: Comparison) -> tuple[Delta | None, Delta | None, bool]:
+    """What a comparison says of energy and of time, and whether it is the energy that decides."""
+    found = aggregates.energy_delta(report, comparison)
+    time = next((d for d in comparison.deltas if d.metric == aggregates.time_name(report)), None)
+    return found and found[0], time, found is not None and found[1].provenance != "estimated"
 
 
 def _verdict_chip(report: Report) -> Chip | None:
@@ -44,16 +43,14 @@ def _verdict_chip(report: Report) -> Chip | None:
     if comparison is None:
         return None
     names = {comparison.baseline, comparison.candidate}
-    empty = [clean(m.arm, 60) for m in report.measurements if m.arm in names and not m.trials]
+    empty = [named(m.arm) for m in report.measurements if m.arm in names and not m.trials]
     if empty:
         return Chip("Nothing measured", f"{' and '.join(empty)}: no finished block", "void")
-    energy = _energy_delta(report, comparison)
-    cpu = next((d for d in comparison.deltas if d.metric == aggregates.time_name(report)), None)
-    delta = energy if energy is not None and "estimated" not in aggregates.sources(energy) else cpu
+    energy, time, measured = _costs(report, comparison)
+    delta = energy if measured else time
     if delta is None:
         return Chip("Saving", "not established", "open")
-    name = aggregates.time_name(report)
-    label = "Energy per inference" if delta is energy else f"{name[:1].upper()}{name[1:]}"
+    label = "Energy per inference" if measured else f"{delta.metric[:1].upper()}{delta.metric[1:]}"
     cell = comparing.verdict(report, delta)
     words = {"better": "less, established", "worse": "MORE, established", "not established": "saving not established"}
     return Chip(label, words.get(cell.text, cell.text), cell.tone)
@@ -65,15 +62,20 @@ def _score_chip(report: Report) -> Chip:
     if score is None:
         return Chip("Score", "none: no task was given", "open")
     cell = comparing.score_verdict(score)
-    within = f" within {numbers.margin(score.max_loss, score.unit)}" if score.verdict == "retained" else ""
-    return Chip(comparing.score_label(report), f"{cell.text}{within}", cell.tone)
+    how = {"retained": "within", "lost": "more than", "not established": "to be within"}[score.verdict]
+    margin = numbers.margin(score.max_loss, score.unit)
+    return Chip(comparing.score_label(report), f"{cell.text} {how} {margin}", cell.tone)
 
 
 def _control_chip(report: Report) -> Chip:
     if not report.control:
         return Chip("A/A control", "not run", "open")
-    if aggregates.failed_controls(report):
+    failed = [c.metric for c in aggregates.failed_controls(report)]
+    if failed and len(failed) == len(report.control):
         return Chip("A/A control", "FAILED, verdicts void", "void")
+    if failed:
+        shown = clean(", ".join(metric.replace(" per inference", "") for metric in failed), 120)
+        return Chip("A/A control", f"FAILED on {shown}: no verdict on it", "void")
     if aggregates.unfinished_controls(report):
         return Chip("A/A control", "not established: too few blocks", "open")
     return Chip("A/A control", "passed", "good")
@@ -101,13 +103,11 @@ def chips(report: Report) -> tuple[Chip, ...]:
 
 def tone(report: Report) -> Tone:
     """How the headline is set: as the verdict on energy, else on CPU time; a lost score is bad whatever was saved."""
-    if aggregates.failed_controls(report):
-        return "void"
-    comparison = _main(report)
-    if comparison is not None and comparison.score is not None and comparison.score.verdict == "lost":
-        return "bad"
-    chip = _verdict_chip(report)
-    return chip.tone if chip is not None else "open"
+    comparison, chip = _main(report), _verdict_chip(report)
+    if comparison is None or chip is None:
+        return "open"
+    lost = comparison.score is not None and comparison.score.verdict == "lost"
+    return "bad" if lost and chip.tone != "void" else chip.tone
 
 
 def against(report: Report) -> str:
@@ -121,11 +121,9 @@ def key_figures(report: Report) -> tuple[KeyFigure, ...]:
     comparison = _main(report)
     if comparison is None:
         return ()
-    energy = _energy_delta(report, comparison)
-    cpu = next((d for d in comparison.deltas if d.metric == aggregates.time_name(report)), None)
+    energy, time, measured = _costs(report, comparison)
     # What was measured stands before what was estimated.
-    estimated = energy is not None and "estimated" in aggregates.sources(energy)
-    wanted = [cpu, energy] if estimated else [energy, cpu]
+    wanted = [energy, time] if measured else [time, energy]
     wanted += [d for d in comparison.deltas if aggregates.is_exact(d)]
     figures = [_delta_figure(report, comparison, delta) for delta in wanted if delta is not None]
     score = comparison.score

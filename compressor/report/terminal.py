@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from compressor.report import aggregates
 from compressor.report.model import Table as ViewTable
 from compressor.report.model import Tone
+from compressor.report.text import shorten
 from compressor.report.view import view
 from compressor.results import Report
 
@@ -27,6 +28,8 @@ _STYLES: dict[Tone, str] = {
 _ARM_COLUMNS = ("arm", "score", "energy", "cpu", "p50", "size")
 _HEADS = {"arm": "arm", "energy": "energy", "cpu": "CPU time", "p50": "p50", "size": "size"}
 _MOST_ARMS = 8
+_FIRST = 30
+"""Columns of a table's first column at most."""
 _MOST_COMPARISONS = 2
 _MOST_WARNINGS = 4
 _TEXT = 320
@@ -61,7 +64,7 @@ def render_terminal(report: Report, width: int = 80, color: bool = False) -> str
         highlight=False,
         legacy_windows=False,
     )
-    console.print(Text(_cut(v.headline), style=f"bold {_STYLES[v.tone]}" if v.tone != "open" else "bold"))
+    console.print(Text(v.headline, style=f"bold {_STYLES[v.tone]}" if v.tone != "open" else "bold"))
     states = Text()
     for i, chip in enumerate(v.chips):
         states.append("; " if i else "").append(f"{chip.label}: ").append(chip.text, style=_STYLES[chip.tone])
@@ -69,7 +72,8 @@ def render_terminal(report: Report, width: int = 80, color: bool = False) -> str
     for warning in v.warnings[:_MOST_WARNINGS]:
         console.print(Text(f"! {_cut(warning)}", style="yellow"))
     if len(v.warnings) > _MOST_WARNINGS:
-        console.print(Text(f"! and {len(v.warnings) - _MOST_WARNINGS} more warnings in the report", style="yellow"))
+        more = len(v.warnings) - _MOST_WARNINGS
+        console.print(Text(f"! and {more} more warning{'s' * (more > 1)} in the report", style="yellow"))
     console.print()
     _arms(console, v.arms, "agreement" if report.task.synthetic else "score")
     meters = len(aggregates.read_meters(report))
@@ -79,7 +83,8 @@ def render_terminal(report: Report, width: int = 80, color: bool = False) -> str
         for table in section.tables:
             _deltas(console, table, one_meter=meters == 1)
     if len(v.comparisons) > _MOST_COMPARISONS:
-        console.print(Text(f"and {len(v.comparisons) - _MOST_COMPARISONS} more comparisons in the report", style="dim"))
+        more = len(v.comparisons) - _MOST_COMPARISONS
+        console.print(Text(f"and {more} more comparison{'s' * (more > 1)} in the report", style="dim"))
     console.print()
     if v.runtime_alone:
         console.print(Text(_cut(v.runtime_alone)))
@@ -103,7 +108,7 @@ def _grid(console: Console, heads: tuple[tuple[str, bool], ...], rows: list[list
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
     for i, (head, numeric) in enumerate(heads):
         grid.add_column(
-            head, justify="right" if numeric else "left", overflow="ellipsis", max_width=30 if i == 0 else None
+            head, justify="right" if numeric else "left", overflow="ellipsis", max_width=_FIRST if i == 0 else None
         )
     for row in rows:
         grid.add_row(*(Text(text, style=_STYLES[tone]) for text, tone in row))
@@ -111,6 +116,8 @@ def _grid(console: Console, heads: tuple[tuple[str, bool], ...], rows: list[list
 
 
 def _arms(console: Console, table: ViewTable, score: str) -> None:
+    from rich.cells import cell_len
+
     picked = [i for key in _ARM_COLUMNS for i, c in enumerate(table.columns) if c.key == key]
     heads = []
     for i in picked:
@@ -121,10 +128,15 @@ def _arms(console: Console, table: ViewTable, score: str) -> None:
         elif column.key == "cpu":
             label = f"{label}\nper inference"
         heads.append((label, column.numeric))
-    rows = [[(row[i].text, row[i].tone) for i in picked] for row in table.rows[:_MOST_ARMS]]
+    shown = [[row[i] for i in picked] for row in table.rows[:_MOST_ARMS]]
+    # Names are cut in their middle, since they differ at their ends.
+    others = [(*head.split("\n"), *(row[i].text for row in shown)) for i, (head, _) in enumerate(heads) if i]
+    room = console.width - sum(2 + max(map(cell_len, column)) for column in others)
+    names = [shorten(row[0].text, max(min(room, _FIRST), 8)) for row in shown]
+    rows = [[(name, row[0].tone), *((c.text, c.tone) for c in row[1:])] for name, row in zip(names, shown, strict=True)]
     _grid(console, tuple(heads), rows)
-    if len(table.rows) > _MOST_ARMS:
-        console.print(f"and {len(table.rows) - _MOST_ARMS} more arms in the report")
+    if (more := len(table.rows) - _MOST_ARMS) > 0:
+        console.print(f"and {more} more arm{'s' * (more > 1)} in the report")
 
 
 def _deltas(console: Console, table: ViewTable, *, one_meter: bool) -> None:
@@ -140,5 +152,6 @@ def _deltas(console: Console, table: ViewTable, *, one_meter: bool) -> None:
         verdict = row[at["verdict"]]
         words = verdict.text.removeprefix("estimated, ") if ", estimated" in name else verdict.text
         change, limit = row[at["change"]], row[at["limit"]]
-        rows.append([(name, metric.tone), (change.text, change.tone), (limit.text, limit.tone), (words, verdict.tone)])
+        bound = limit.text.removeprefix("margin ")
+        rows.append([(name, metric.tone), (change.text, change.tone), (bound, limit.tone), (words, verdict.tone)])
     _grid(console, (("", False), ("change [95 %]", False), ("limit", True), ("verdict", False)), rows)

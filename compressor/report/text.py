@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+
+from compressor.results import Workload
 
 _SHOWN_AS_SPACE = {" ", "\n", "\r", "\t", "\v", "\f", "\x85", "\u2028", "\u2029"}
 # Controls, formats (right-to-left marks, zero-width characters), lone surrogates, unassigned and private characters.
 _ESCAPED = {"Cc", "Cf", "Cs", "Cn", "Co"}
 _MARKS_IN_A_ROW = 2
+_LONGEST_NAME = 60
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:Z|\+00:00)")
 
 
 def clean(text: str, limit: int = 160) -> str:
@@ -38,6 +43,23 @@ def clean(text: str, limit: int = 160) -> str:
         parts += [piece] if piece else []
         length += len(piece)
     return "".join(parts).strip()
+
+
+def named(name: str) -> str:
+    """An arm's name as it is shown: safe, and no longer than a line of a table bears."""
+    return shorten(clean(name, 400), _LONGEST_NAME)
+
+
+def moment(utc: str) -> str:
+    """A record's time as people write it, to the minute; anything that is no time as it stands."""
+    found = _TIME.fullmatch(utc)
+    return f"{found[1]} {found[2]} UTC" if found else clean(utc, 40)
+
+
+def work(workload: Workload) -> str:
+    """What a call is where tokens are counted: ``decode 32 after 128 tokens``."""
+    prompt = f"{workload.prompt_tokens} token{'s' * (workload.prompt_tokens != 1)}"
+    return f"prefill of {prompt}" if workload.phase == "prefill" else f"decode {workload.new_tokens} after {prompt}"
 
 
 def shorten(text: str, limit: int) -> str:

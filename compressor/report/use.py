@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from compressor import footprint
 from compressor.carbon import SOURCE, grid
-from compressor.compare import SIZE, energy_metric
 from compressor.report import aggregates
 from compressor.results import Delta, Measurement, MeterInfo, Quantity, Report, Usage
 from compressor.stats import geometric_mean
@@ -140,12 +139,7 @@ def busy_cores(measurement: Measurement) -> Quantity | None:
 
 def energy_delta(report: Report) -> tuple[Delta, MeterInfo] | None:
     """The main comparison's delta of the meter shown first."""
-    meter = aggregates.primary_meter(report)
-    if meter is None or not report.comparisons:
-        return None
-    name = energy_metric(meter.name)
-    delta = next((d for d in report.comparisons[0].deltas if d.metric == name), None)
-    return None if delta is None else (delta, meter)
+    return aggregates.energy_delta(report, report.comparisons[0]) if report.comparisons else None
 
 
 def label(report: Report) -> tuple[str, str]:
@@ -165,7 +159,7 @@ def label(report: Report) -> tuple[str, str]:
     sources = aggregates.sources(delta)
     if sources != {"measured"}:
         return "", f"energy was {' / '.join(sorted(sources))}, not measured"
-    if aggregates.failed_controls(report):
+    if aggregates.void(report, delta.metric):
         return "", "the A/A control failed"
     control = aggregates.control_for(report, delta.metric, report.comparisons[0].baseline)
     if control is None or not control.passed:
@@ -186,9 +180,3 @@ def use_ratio(report: Report) -> tuple[Delta, str] | None:
     name = aggregates.time_name(report)
     delta = next((d for d in deltas if d.metric == name), None)
     return None if delta is None else (delta, name)
-
-
-def sizes(report: Report) -> Delta | None:
-    """The main comparison's change of file size."""
-    deltas = report.comparisons[0].deltas if report.comparisons else ()
-    return next((d for d in deltas if d.metric == SIZE), None)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from compressor.compare import total_domains
 from compressor.report import aggregates, background, comparing, numbers, summary
 from compressor.report.aggregates import Amount
+from compressor.report.headline import headline
 from compressor.report.layers import sensitivity_section
 from compressor.report.lifecycle import lifecycle_section
 from compressor.report.metrics import metrics_section
 from compressor.report.model import Cell, Column, Detail, Section, Table, View
 from compressor.report.moved import moved_section
-from compressor.report.text import clean
+from compressor.report.text import clean, moment, named, work
 from compressor.report.waterfall import waterfall_section
 from compressor.results import Measurement, MeterInfo, Report
 
@@ -82,8 +83,8 @@ def arms_table(report: Report) -> Table:
         memory = m.peak_memory_bytes
         rows.append(
             (
-                Cell(clean(m.arm, _NAME), note=m.role),
-                Cell(clean(f"{m.runtime.name} {m.runtime.version}", 40), note=clean(m.runtime.device, 40)),
+                Cell(named(m.arm), note=m.role),
+                Cell(clean(m.runtime.name, 40), note=clean(f"{m.runtime.version}, {m.runtime.device}", 60)),
                 _score(m),
                 _energy(report, m, first),
                 _amount(aggregates.cpu_time(report, m)),
@@ -117,17 +118,17 @@ def energy_section(report: Report) -> Section:
         for m in report.measurements:
             meter = aggregates.meter_of(m, name)
             if meter is None:
-                absent.append(f"{clean(m.arm, _NAME)} did not run under {clean(name, 40)}.")
+                absent.append(f"{named(m.arm)} did not run under {clean(name, 40)}.")
                 continue
             parts = [None, *meter.domains] if len(total_domains(meter)) > 1 else list(meter.domains)
             for domain in parts:
                 label = clean(f"{name}, total" if domain is None else f"{name}/{domain}", 40)
                 gross = aggregates.energy(report, m, meter, domain)
                 if gross.why:
-                    absent.append(f"{clean(m.arm, _NAME)}, {label}: {gross.why}.")
+                    absent.append(f"{named(m.arm)}, {label}: {gross.why}.")
                 rows.append(
                     (
-                        Cell(clean(m.arm, _NAME)),
+                        Cell(named(m.arm)),
                         Cell(label),
                         Cell(meter.provenance, "estimated" if meter.provenance == "estimated" else "measured"),
                         _amount(gross),
@@ -170,10 +171,18 @@ def warnings_shown(report: Report) -> tuple[str, ...]:
     found = []
     for rest, arms in about.items():
         if len(arms) > 2 and all(arms):
-            found.append(f"{len(arms)} arms ({', '.join(arms)}): each {rest}")
+            every = len(arms) == len(report.measurements)
+            found.append(f"All {len(arms)} arms: each {rest}" if every else f"{', '.join(arms)}: each {rest}")
         else:
             found += [f"{arm} {rest}" if arm else rest for arm in arms]
+    works = {work(m.plan.workload) for m in report.measurements if m.plan.workload is not None}
+    found += [f"An inference is here one token: {one}." for one in sorted(works)]
     return tuple(clean(w, 800) for w in found)
+
+
+def said(report: Report) -> str:
+    """The headline that follows from the record's figures, whatever words are written in it."""
+    return clean(headline(report), 800)
 
 
 def view(report: Report) -> View:
@@ -190,8 +199,8 @@ def view(report: Report) -> View:
     machine = clean(report.measurements[0].environment.cpu, 60) if report.measurements else "no machine"
     return View(
         title=f"{clean(model.name, 80)} · {clean(' + '.join(report.methods), 60) or 'no method'}",
-        subtitle=f"{data} · {machine} · {clean(report.created_utc, 40)}",
-        headline=clean(report.headline, 800),
+        subtitle=f"{data} · {machine} · {moment(report.created_utc)}",
+        headline=said(report),
         tone=summary.tone(report),
         chips=summary.chips(report),
         warnings=warnings_shown(report),

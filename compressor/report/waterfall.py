@@ -10,7 +10,7 @@ from compressor.report import aggregates, numbers
 from compressor.report.background import kernel_text
 from compressor.report.canvas import BAD, BASELINE, CANDIDATE, FAINT, GOOD, INK, Figure, axis_unit, draw, plain
 from compressor.report.model import Cell, Column, Section, Table
-from compressor.report.text import clean, shorten
+from compressor.report.text import clean, named, shorten
 from compressor.results import Measurement, Quantity, Report, Trial
 from compressor.stats import ratio_interval
 
@@ -73,7 +73,10 @@ def links(report: Report) -> tuple[str, tuple[Link, ...]]:
     if result is None:
         return label, ()
     same = [m for m in report.measurements if m.role == "baseline" and m.runtime.name == result.runtime.name]
-    other = [m for m in report.measurements if m.role == "baseline" and m.runtime.name != result.runtime.name]
+    # A model that came from PyTorch and still runs there has changed no runtime.
+    stays = result.artifact.format != "onnx"
+    others = [m for m in report.measurements if m.role == "baseline" and m.runtime.name != result.runtime.name]
+    other = [] if stays else others
     if not same:
         return label, ()
     stages = [m for m in report.measurements if m.role == "stage" and m.runtime.name == result.runtime.name]
@@ -137,13 +140,14 @@ def waterfall_section(report: Report) -> Section | None:
         Column("kernels", "Kernels"),
     )
     rows = tuple(_row(link) for link in steps)
-    void = aggregates.failed_controls(report)
+    void = aggregates.void(report, aggregates.cost_metric(report))
     text = ["Each stage against the one before it, in the same blocks. What the runtime is worth is no compression."]
     if void:
         text.insert(0, "The A/A control failed: these differences are not established.")
     if aggregates.measured_meter(report) is None:
         kind = aggregates.time_name(report).removesuffix(" per inference")
-        where = " in every arm" if aggregates.mixed(report, report.comparisons[0]) else ""
+        real = any(meter.provenance != "estimated" for meter in aggregates.read_meters(report))
+        where = " comparably in every arm" if real else ""
         text.append(f"Energy was not measured{where}, so this is {kind}.")
     undone = [link.label for link in steps if link.kind == "undone"]
     if undone:
@@ -161,11 +165,11 @@ def _row(link: Link) -> tuple[Cell, ...]:
     artifact = m.artifact
     parameters = artifact.parameters
     return (
-        Cell(link.label, note=clean(m.arm, _NAME) if clean(m.arm, _NAME) != link.label else ""),
+        Cell(link.label, note=named(m.arm) if named(m.arm) != link.label else ""),
         Cell(_DONE[link.kind], "bad" if link.kind == "undone" else "plain"),
         Cell(cost, "plain" if link.cost else "open", interval),
         Cell(numbers.NOT_AVAILABLE) if link.ratio is None else _change(link.ratio),
-        Cell("no task", "open") if score is None else Cell(numbers.quantity(score.value, score.unit)),
+        Cell("no task", "open") if score is None else Cell(aggregates.score_text(score)),
         Cell(numbers.quantity(artifact.size_bytes, "B")),
         Cell("not told", "open") if parameters is None else Cell(numbers.count(parameters)),
         Cell("not counted", "open") if artifact.macs is None else Cell(numbers.quantity(2 * artifact.macs, "FLOP")),

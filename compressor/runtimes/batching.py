@@ -1,8 +1,8 @@
-"""What every runtime does alike: check the inputs, and call a model of a fixed batch in pieces of that size."""
+"""What every runtime does alike: check inputs, call a model of a fixed batch in pieces of that size, name layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,3 +73,11 @@ def predict(
 def _scored(found: tuple[NDArray[np.generic], ...], outputs: tuple[TensorSpec, ...]) -> NDArray[np.generic]:
     ends = [spec.name for spec in outputs[:2]] == ["start_logits", "end_logits"]
     return np.stack(found[:2], axis=1) if ends else found[0]
+
+
+def unique(name: str, taken: Container[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    count, found = 2, name
+    while found in taken:
+        found, count = f"{name} ({count})", count + 1
+    return found

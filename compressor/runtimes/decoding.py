@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import DataError, RuntimeUnavailableError
-from compressor.model.base import Arrays
+from compressor.model.base import PAST, PRESENT, Arrays
 from compressor.results import Workload
 from compressor.runtimes.base import Session
 from compressor.runtimes.device import CPU
 from compressor.runtimes.registry import open_session
 
-PAST, PRESENT = "past_key_values.", "present."
 _KNOWN = ("input_ids", "attention_mask", "position_ids")
 Tokens = NDArray[np.int64]
 

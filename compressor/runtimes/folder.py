@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from compressor.model.base import PAST, PRESENT
 from compressor.model.hf_load import load_folder
 from compressor.results import TensorSpec
 from compressor.runtimes.torch import TorchSession
@@ -29,7 +30,7 @@ class FolderSession(TorchSession):
     def __init__(self, folder: Path, threads: int, device: str = "cpu") -> None:
         model = load_folder(folder)
         module = cast(Any, model.module)
-        past = {spec.name.replace("past_key_values.", "present."): spec for spec in model.inputs}
+        past = {spec.name.replace(PAST, PRESENT): spec for spec in model.inputs}
         outputs = tuple(
             TensorSpec(name, "float32", past[name].shape if name in past else (None, None, None))
             for name in module.output_names

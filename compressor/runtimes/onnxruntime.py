@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from compressor.errors import RuntimeUnavailableError
 from compressor.model.base import Arrays
 from compressor.results import KernelCounts, RuntimeInfo, TensorSpec
-from compressor.runtimes.batching import predict
+from compressor.runtimes.batching import predict, unique
 from compressor.runtimes.device import cuda_index, no_gpu
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class OnnxRuntimeSession:
             if precision := _low_precision(node, types):
                 low[precision] += 1
             elif node.op_type in FLOAT_KERNELS:
-                left[_unique(node.name or f"{node.op_type}_{index}", left)] = _why_float(node, graph, asked)
+                left[unique(node.name or f"{node.op_type}_{index}", left)] = _why_float(node, graph, asked)
         quantized = {"int8"} if any("QuantizeLinear" in op for op in by_op) else set()
         precisions = sorted({*low, *quantized, *asked})
         return KernelCounts(
@@ -182,6 +182,8 @@ def _load(path: Path, options: ort.SessionOptions, providers: Providers) -> ort.
             where=path,
             mend="install the CUDA, cuDNN or TensorRT libraries that this onnxruntime-gpu was built for",
         )
+    # Else a provider that fails in a call is replaced by the CPU's for this and all later calls.
+    session.disable_fallback()
     return session
 
 
@@ -251,15 +253,6 @@ def _float_types(graph: onnx.GraphProto) -> dict[str, str]:
         if kind:
             found.update((name, kind) for name in node.output)
     return found
-
-
-def _unique(name: str, taken: dict[str, str]) -> str:
-    count = 2
-    candidate = name
-    while candidate in taken:
-        candidate = f"{name} ({count})"
-        count += 1
-    return candidate
 
 
 def _why_float(node: onnx.NodeProto, graph: onnx.GraphProto, asked: list[str]) -> str:

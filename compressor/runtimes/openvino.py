@@ -22,7 +22,7 @@ from compressor.cpuinfo import cpu_flags
 from compressor.errors import RuntimeUnavailableError
 from compressor.model.base import Arrays
 from compressor.results import KernelCounts, RuntimeInfo, TensorSpec
-from compressor.runtimes.batching import predict
+from compressor.runtimes.batching import predict, unique
 from compressor.runtimes.device import cuda_index, no_gpu
 
 _TELEMETRY = "openvino_telemetry"
@@ -37,6 +37,14 @@ COMPUTE = frozenset({
 # fmt: on
 
 _LOW = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4", "bf16": "bf16", "f16": "fp16"}
+_OPTIONS = (
+    "EXECUTION_DEVICES",
+    "INFERENCE_NUM_THREADS",
+    "INFERENCE_PRECISION_HINT",
+    "NUM_STREAMS",
+    "PERFORMANCE_HINT",
+    "ENABLE_CPU_PINNING",
+)
 _NO_OPERATOR = frozenset({"Const", "Input", "Output"})
 
 
@@ -100,13 +108,7 @@ class OpenVinoSession:
         self._bf16 = bf16
         self.inputs = tuple(_spec(port) for port in self._model.inputs)
         self.outputs = tuple(_spec(port) for port in self._model.outputs)
-        options = {
-            "INFERENCE_NUM_THREADS": str(self._model.get_property("INFERENCE_NUM_THREADS")),
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-            "NUM_STREAMS": str(self._model.get_property("NUM_STREAMS")),
-            "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_CPU_PINNING": "NO",
-        }
+        options = {name: _shown(self._model.get_property(name)) for name in _OPTIONS}
         name = "openvino-bf16" if bf16 else "openvino"
         self.info = RuntimeInfo(name, _library().__version__.partition("-")[0], "cpu", options)
 
@@ -144,7 +146,7 @@ class OpenVinoSession:
             if precision := _precision(node, about):
                 low[precision] += 1
             else:
-                left[_unique(node.get_friendly_name(), left)] = _why(node)
+                left[unique(node.get_friendly_name(), left)] = _why(node)
         asked = {"bf16"} if self._bf16 else set()
         # A quantized file of which nothing ends up in int8 shows 0 of n.
         precisions = sorted({*low, *asked, *({"int8"} if _quantized(self._path) else ())})
@@ -163,7 +165,7 @@ def _compile(path: Path, threads: int, precision: str) -> Any:
         # By its name: asked to guess, OpenVINO tries every format that it knows and prints each one's complaint.
         frontend = openvino.frontend.FrontEndManager().load_by_framework("onnx")
         model = frontend.convert(frontend.load(os.fspath(path)))
-        return openvino.Core().compile_model(
+        compiled = openvino.Core().compile_model(
             model,
             "CPU",
             {
@@ -177,6 +179,15 @@ def _compile(path: Path, threads: int, precision: str) -> Any:
         )
     except Exception as error:  # its errors share no base but RuntimeError, and its bindings raise others
         raise RuntimeUnavailableError(f"OpenVINO cannot load it: {_reason(error)}", where=path) from error
+    # Told a precision that it lacks, it takes another and says nothing.
+    if (got := _shown(compiled.get_property("INFERENCE_PRECISION_HINT"))) != precision:
+        raise RuntimeUnavailableError(f"OpenVINO computes in {got} here, though told {precision}", where=path)
+    return compiled
+
+
+def _shown(value: Any) -> str:
+    """An option as OpenVINO writes it."""
+    return str(value.to_string() if hasattr(value, "to_string") else value)
 
 
 def _quantized(path: Path) -> bool:
@@ -211,14 +222,6 @@ def _why(node: Any) -> str:
     if any(about["runtimePrecision"].astype(str) in ("i8", "u8", "i32") for about in sources):
         return "quantized in the file, but OpenVINO turns it back into float32 here"
     return "OpenVINO runs it in float32 here"
-
-
-def _unique(name: str, taken: dict[str, str]) -> str:
-    count = 2
-    candidate = name
-    while candidate in taken:
-        candidate, count = f"{name} ({count})", count + 1
-    return candidate
 
 
 def open_session(path: Path, threads: int, device: str = "cpu", bf16: bool = False) -> OpenVinoSession:

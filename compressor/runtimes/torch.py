@@ -1,4 +1,4 @@
-"""PyTorch, eager or compiled: runs exported programs, models that torchao quantized, and Hugging Face folders.
+"""PyTorch, eager or compiled: runs exported programs, Hugging Face folders, and what the methods for it write.
 
 Eager runs operator by operator, as the user's own model would. ``torch-compile`` gives the same module to
 ``torch.compile``, whose code generator (inductor) needs a C++ compiler on a CPU; it compiles at the first call of each
@@ -7,6 +7,7 @@ shape, which a worker counts as time to load.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,20 @@ from compressor.runtimes.batching import predict
 from compressor.runtimes.device import cuda_index, no_gpu
 from compressor.torchao_file import About, load, read_about
 
+RECOMPILE_LIMIT = 64
+"""Times that one piece of code is compiled: other sessions of this process have the same, and each shape is another."""
+
 
 def require(device: str, compiled: bool = False) -> None:
     """See that torch can run on a device, and compile for it.
 
     Raises:
-        RuntimeUnavailableError: There is no such GPU, or no C++ compiler.
+        RuntimeUnavailableError: There is no such GPU or no C++ compiler, or torch.compile is switched off.
     """
     name = "torch-compile" if compiled else "torch"
     index = cuda_index(device)
+    if compiled:
+        _require_switched_on()
     if index is None:
         if compiled:
             _require_compiler()
@@ -58,6 +64,25 @@ def _require_compiler() -> None:
         ) from error
 
 
+@functools.cache  # asked again and again, torch would reach its limit of compilations of this one function
+def _require_switched_on() -> None:
+    """See that torch.compile compiles: switched off it runs every module eagerly, and says nothing."""
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    with quiet_export():
+        torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(1))
+    if not compiled:
+        raise RuntimeUnavailableError(
+            "torch.compile is switched off",
+            where="torch-compile",
+            mend="unset TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE, or use torch",
+        )
+
+
 class TorchSession:
     """A model that PyTorch runs.
 
@@ -67,7 +92,7 @@ class TorchSession:
         threads: CPU threads of the process from now on; PyTorch knows no threads per model.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         compiled: Whether ``torch.compile`` makes code of it.
-        about: What torchao made of it; ``None`` where nothing.
+        about: What a method for PyTorch made of it; ``None`` where nothing.
 
     Attributes:
         info: The runtime, its version and the options in force.
@@ -123,8 +148,12 @@ class TorchSession:
         return arrays
 
     def _compile_for(self, tensors: list[torch.Tensor]) -> None:
+        from torch._dynamo import config
+
+        # Either would run the module eagerly from here on, and say nothing.
+        loud = config.patch(suppress_errors=False, fail_on_recompile_limit_hit=True, recompile_limit=RECOMPILE_LIMIT)
         try:
-            with quiet_export(), torch.inference_mode():
+            with quiet_export(), torch.inference_mode(), loud:
                 self._module(*tensors)
         except Exception as error:  # InductorError, dynamo's own, and what the model raises
             raise RuntimeUnavailableError(
@@ -136,7 +165,7 @@ class TorchSession:
         return predict(self.run, self.inputs, inputs, self.outputs)
 
     def kernels(self) -> KernelCounts | None:
-        """The layers that torchao changed; ``None`` for others, as PyTorch does not tell its kernels."""
+        """What a method for PyTorch changed; ``None`` for others, as PyTorch does not tell its kernels."""
         about = self._about
         if about is None:
             return None
@@ -201,7 +230,7 @@ def _open_folder(path: Path, threads: int, device: str, compiled: bool) -> Torch
 
 
 def open_session(path: Path, threads: int, device: str = "cpu", compiled: bool = False) -> TorchSession:
-    """Load an exported program, a model that torchao quantized, or the Hugging Face folder whose weights are named.
+    """Load an exported program, what a method for PyTorch wrote, or the Hugging Face folder whose weights are named.
 
     Args:
         path: A ``.pt2`` or ``.safetensors`` file that export or a method wrote, or that the model loader has screened.

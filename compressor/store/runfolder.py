@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +62,26 @@ class RunFolder:
     def mark(self, stage: str, record: Any) -> None:
         """Record a stage as finished; its files are in place by now.
 
+        A stage that is done again takes the marks of those after it away: they were made of what it was before.
+
         Args:
             stage: Its name.
             record: Anything JSON can hold except ``None``.
         """
+        stages = list(self._marks)
+        for later in stages[stages.index(stage) :] if stage in stages else ():
+            del self._marks[later]
         self._marks[stage] = record
         write_beside(
             self.path / _MARKS, json.dumps({"fingerprint": self._fingerprint, "stages": self._marks}, indent=1)
         )
 
+    def forget(self) -> None:
+        """Let nothing stay of what is finished: a run with mended input would not take it up."""
+        self._marks.clear()
+
     def finish(self) -> Path:
-        """Drop the marks and rename the folder to its final name, replacing an older run of that name.
+        """Rename the folder to its final name, replacing an older run of that name, and drop the marks.
 
         Returns:
             The final folder.
@@ -80,8 +89,6 @@ class RunFolder:
         Raises:
             OutputError: It could not be renamed.
         """
-        for name in (_MARKS, _LOCK):
-            (self.path / name).unlink(missing_ok=True)
         old = self.final.with_name(f"{self.final.name}.old")
         try:
             if self.final.exists():
@@ -96,6 +103,9 @@ class RunFolder:
                 raise
         except OSError as error:
             raise _output_error(error, self.final) from error
+        # Last of all: killed before the renaming, the next run still finds every stage.
+        for name in (_MARKS, _LOCK):
+            (self.final / name).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         return self.final
 
@@ -120,11 +130,14 @@ def open_run(
         OutputError: A finished run is there, an unfinished one has other settings, another process is writing to it, or
             the folder cannot be written.
     """
+    if final.name in ("", ".."):
+        raise OutputError("is no name for a new folder", where=final, mend="name another folder with --out")
     partial = final.with_name(f"{final.name}.partial")
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     with ExitStack() as stack:
         try:
             _check_final(final, overwrite, proof)
+            made = [folder for folder in partial.parents if not folder.exists()]
             partial.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_only_one(partial))
             marks = _found_marks(partial, fingerprint, overwrite)
@@ -140,6 +153,9 @@ def open_run(
         finally:
             if partial.exists() and not folder._marks:
                 shutil.rmtree(partial, ignore_errors=True)
+                with suppress(OSError):  # another run may have put its own folder there
+                    for parent in made:
+                        parent.rmdir()
 
 
 def _check_final(final: Path, overwrite: bool, proof: str) -> None:

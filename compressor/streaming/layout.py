@@ -101,11 +101,14 @@ def plan_pieces(
         MethodError: There is nothing to quantize.
         RecipeError: A rule matches nothing.
     """
+    from compressor.model.hf_load import require_no_more_layers
     from compressor.model.quantized import canonical_names, is_transposed, linear_layers, require_all
 
     own = model.state_dict(keep_vars=True)
     names = canonical_names(model, stored)
     require_all(model, names, folder)
+    without_place = set(stored) - set(names.values())
+    require_no_more_layers(model, without_place, folder)
     layers = linear_layers(model)
     tied = _tied(own)
     chosen = touched({name: type(layer).__name__ for name, layer in layers.items()}, _with_head(model, layers, rules))
@@ -128,7 +131,7 @@ def plan_pieces(
             pieces.append(Piece(name, tensor, (Part("", tensor.dtype, tensor.shape),), False, False))
     if not any(piece.quantized for piece in pieces):
         raise MethodError("no linear layer with float weights is left to quantize", where=folder)
-    return tuple(pieces), _notes(pieces, set(stored) - set(names.values()), model)
+    return tuple(pieces), _notes(pieces, without_place, model)
 
 
 def _with_head(model: nn.Module, layers: Mapping[str, nn.Module], rules: Sequence[Rule]) -> tuple[Rule, ...]:

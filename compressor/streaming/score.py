@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compressor.errors import DataError
 from compressor.model.checkpoint import ITEM_BYTES, open_checkpoint
+from compressor.model.hf_folder import GENERATION, screen, task_of
 from compressor.results import Score, ScoreDelta
 from compressor.runtimes.decoding import open_language_model
 from compressor.scoring import score_delta
@@ -40,10 +41,13 @@ def open_scoring(folder: Path, text: Path) -> TextTask:
         text: A text file.
 
     Raises:
-        DataError: The text cannot be read, or the original in float32 does not fit in the memory that is free.
+        DataError: It is no causal language model, the text cannot be read, or the original in float32 does not fit in
+            the memory that is free.
     """
     import psutil
 
+    if task_of(screen(folder)) != GENERATION:
+        raise DataError("is no causal language model, and text scores no other", where=folder, mend="leave out --data")
     needed = 4 * sum(tensor.size_bytes // ITEM_BYTES[tensor.dtype] for tensor in open_checkpoint(folder).values())
     free = psutil.virtual_memory().available
     if needed > free:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from compressor.errors import CompressorError, MethodError, ModelError, RecipeError
 from compressor.model.checkpoint import StoredTensor, open_checkpoint, read_into, read_rows
 from compressor.model.hf_folder import CONFIG, INDEX, copy_companions, folder_name, resolve, screen
-from compressor.model.packing import Format, quantize
+from compressor.model.packing import Format, is_ours, quantize
 from compressor.rules import parse_rules
 from compressor.store.runfolder import RunFolder, open_run, write_beside
 from compressor.streaming.layout import Piece, Shard, index_of, plan_pieces, plan_shards
@@ -105,16 +105,17 @@ def stream(job: StreamJob, on_progress: Progress | None = None) -> Streamed:
         CompressorError: Anything in the input that the user can mend; see its subclasses.
     """
     started = time.perf_counter()
-    block_size = (job.block_size or 64) if job.bits == 4 else job.block_size
+    block_size = 64 if job.block_size is None and job.bits == 4 else job.block_size
     form = Format(job.bits, block_size, job.symmetric or job.bits == 8)
     rules = parse_rules(job.rules)
     if job.shard_bytes < 1:
         raise RecipeError(f"must be above 0, not {job.shard_bytes}", where="--max-shard")
     folder = resolve(job.model)
     screened = screen(folder)
-    if (found := screened.config.get("quantization_config")) is not None:
-        by = found.get("quant_method") if isinstance(found, dict) else found
-        raise ModelError(f"is quantized already, by {by}", where=folder, mend="give the original checkpoint")
+    if is_ours(screened.config):
+        raise ModelError(
+            "is quantized already, by this tool", where=folder, mend="give the model that it was made from"
+        )
     stored = open_checkpoint(folder)
     from compressor.model.quantized import empty_model
 

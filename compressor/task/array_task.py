@@ -27,6 +27,8 @@ class ArrayTask:
             :func:`compressor.task.synthetic.with_reference`.
         notes: What was done to the data, one sentence each.
         scoring: What of the output is scored; ``None`` for the first output as it is.
+        class_names: Names by class number; empty where they have none.
+        columns: Names of the columns of a table's inputs; empty for other data.
     """
 
     summary: TaskSummary
@@ -36,6 +38,8 @@ class ArrayTask:
     test_examples: Examples
     notes: tuple[str, ...] = ()
     scoring: Scoring | None = None
+    class_names: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def calibration(self) -> Examples:
         """Examples that a method may look at; none of them is in :meth:`test`."""

@@ -5,7 +5,7 @@ A task sees arrays only, so torch, ONNX and any other runtime are scored by the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,10 +26,12 @@ class Examples:
     Attributes:
         inputs: One array per model input, ``(N, …)`` each.
         targets: ``(N,)`` or ``(N, …)``; ``None`` where there are none.
+        texts: What a reader would know each example by, ``(N,)``; empty where there is no such text.
     """
 
     inputs: Arrays
     targets: NDArray[np.generic] | None
+    texts: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.inputs[0])

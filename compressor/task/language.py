@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import CompressorError, DataError, nearest
+from compressor.errors import DataError, nearest
 from compressor.model.base import Arrays
-from compressor.model.hf_folder import has_tokenizer, longest, read_config
+from compressor.model.hf_folder import longest, read_config
 from compressor.results import Score, TaskSummary, TensorSpec
 from compressor.task.base import Examples, Predict
 
@@ -235,7 +235,7 @@ def open_text(
     if chosen not in (PERPLEXITY, AGREEMENT):
         raise DataError(f"text has no metric '{chosen}'", where=path, mend=nearest(chosen, (PERPLEXITY, AGREEMENT)))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError("there is no such file", where=path) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -260,25 +260,10 @@ def open_text(
 
 
 def _tokenizer(folder: Path) -> Callable[[str], Sequence[int]]:
-    """The tokenizer of a model's folder; no code in it is run."""
     from compressor.model.hf_load import quiet_transformers
+    from compressor.task.text import load_tokenizer
 
-    if not has_tokenizer(folder):
-        raise DataError(
-            "holds no tokenizer, so text cannot be read for it",
-            where=folder,
-            mend="save it there with tokenizer.save_pretrained()",
-        )
-    try:
-        with quiet_transformers() as transformers:
-            found: Any = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except CompressorError:
-        raise
-    except Exception as error:  # a missing file, a damaged one and an unknown kind have no common base
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"its tokenizer cannot be loaded: {first}", where=folder, mend="copy its files again"
-        ) from error
+    found = load_tokenizer(folder)
 
     def encode(text: str) -> Sequence[int]:
         with quiet_transformers():  # which would warn that the text is longer than the model's context

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import CompressorError, DataError
-from compressor.model import hf_folder
 from compressor.model.hf_load import quiet_transformers
 from compressor.model.signature import one_line
 from compressor.results import TensorSpec
 from compressor.task.base import Examples
+from compressor.task.labels import class_names, class_numbers
 from compressor.task.parts import Parts
 from compressor.task.pictures import SUFFIXES as PICTURES
-from compressor.task.pictures import class_folders, open_picture
+from compressor.task.pictures import class_folders, in_mode, open_picture
 
 SOUNDS = frozenset({".wav"})
 LONGEST_S = 30
@@ -50,7 +50,13 @@ def read_media(path: Path, folder: Path, task: str, inputs: tuple[TensorSpec, ..
     sound = task == "audio-classification"
     found = class_folders(path, SOUNDS if sound else PICTURES, "sounds (.wav)" if sound else "pictures")
     notes: list[str] = []
-    numbers = _numbers(found.classes, folder, notes)
+    known = class_numbers(found.classes, folder)
+    if len(known) == len(found.classes):
+        numbers, names = [known[name] for name in found.classes], class_names(folder)
+        notes.append("classes numbered by the model's label2id")
+    else:
+        numbers, names = list(range(len(found.classes))), found.classes
+        notes.append(found.note())
     paths = {part: [file for file, _ in some] for part, some in found.files.items()}
     everything = [file for some in paths.values() for file in some]
     read = _hearing(everything, folder, inputs, notes) if sound else _seeing(folder)
@@ -63,20 +69,11 @@ def read_media(path: Path, folder: Path, task: str, inputs: tuple[TensorSpec, ..
     }
     if found.left_out:
         notes.append(f"{len(found.left_out)} files of other kinds were left out, e.g. {found.left_out[0].name}")
-    return Parts(examples, name, tuple(notes))
+    return Parts(examples, name, tuple(notes), names)
 
 
 def _pieces(paths: Sequence[Path]) -> list[Sequence[Path]]:
     return [paths[i : i + _AT_ONCE] for i in range(0, len(paths), _AT_ONCE)]
-
-
-def _numbers(classes: Sequence[str], folder: Path, notes: list[str]) -> list[int]:
-    known = {str(label).lower(): int(i) for label, i in (hf_folder.read_config(folder).get("label2id") or {}).items()}
-    if all(name.lower() in known for name in classes):
-        notes.append("classes numbered by the model's label2id")
-        return [known[name.lower()] for name in classes]
-    notes.append(f"classes in sorted order: {', '.join(f'{i}={name}' for i, name in enumerate(classes))}")
-    return list(range(len(classes)))
 
 
 def _processor(folder: Path, kind: str) -> Any:
@@ -89,7 +86,9 @@ def _processor(folder: Path, kind: str) -> Any:
     options = {"use_fast": False} if kind == "AutoImageProcessor" else {}  # the fast ones need torchvision
     with quiet_transformers() as transformers:
         try:
-            return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, **options)
+            return getattr(transformers, kind).from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **options
+            )
         except Exception as error:
             raise DataError(
                 f"its processor cannot be loaded: {one_line(error)}", where=folder, mend="copy its files again"
@@ -100,7 +99,7 @@ def _seeing(folder: Path) -> Callable[[Sequence[Path]], Array]:
     processor = _processor(folder, "AutoImageProcessor")
 
     def read(paths: Sequence[Path]) -> Array:
-        pictures = [open_picture(path, load=True).convert("RGB") for path in paths]
+        pictures = [in_mode(open_picture(path, load=True), "RGB", path) for path in paths]
         return _processed(folder, lambda: processor(pictures, return_tensors="np")["pixel_values"])
 
     return read

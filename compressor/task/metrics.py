@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from compressor.errors import DataError, nearest
 from compressor.results import Score, TensorSpec
+from compressor.task.ranks import SPEARMAN, spearman, spearman_parts
 from compressor.task.tokens import exact_rows, exact_share, right_tokens, token_accuracy
 from compressor.task.user_code import is_reference, load_callable
 
@@ -136,7 +137,7 @@ def _metrics() -> dict[str, Metric]:
 
     def of_classes(name: str, function: Callable[..., Any], **options: Any) -> Metric:
         def value(targets: Array, outputs: Array) -> float:
-            return float(function(targets, _decided(outputs), **options))
+            return float(function(targets, decided(outputs), **options))
 
         return Metric(name, "fraction", True, "labels", value, _right if name == "accuracy" else None)
 
@@ -159,6 +160,7 @@ def _metrics() -> dict[str, Metric]:
         of_numbers("mae", "target", metrics.mean_absolute_error, _absolute),
         of_numbers("rmse", "target", metrics.root_mean_squared_error, None),
         Metric("r2", "", True, "numbers", _r2),
+        Metric(SPEARMAN, "", True, "numbers", spearman, spearman_parts),
         Metric(TOKENS, "fraction", True, "tokens", token_accuracy, right_tokens),
         Metric(EXACT, "fraction", True, "tokens", exact_share, exact_rows),
         Metric(AGREEMENT_NAME, "fraction", True, "reference", _agreement, _agrees),
@@ -234,7 +236,8 @@ def _outputs(columns: int) -> str:
     return "1 output" if columns == 1 else f"{columns} outputs"
 
 
-def _decided(outputs: Array) -> NDArray[np.int64]:
+def decided(outputs: Array) -> NDArray[np.int64]:
+    """Class numbers ``(N,)`` of a model's first output, by the rule above; ``(N, C)``, ``(N, 1)`` or ``(N,)``."""
     if outputs.ndim == 2 and outputs.shape[1] >= 2:
         return outputs.argmax(axis=1)
     if outputs.ndim == 1 and outputs.dtype.kind in "iub":
@@ -245,7 +248,7 @@ def _decided(outputs: Array) -> NDArray[np.int64]:
 
 
 def _right(targets: Array, outputs: Array) -> NDArray[np.float64]:
-    return (_decided(outputs) == targets).astype(np.float64)
+    return (decided(outputs) == targets).astype(np.float64)
 
 
 def _top5(targets: Array, outputs: Array) -> float:
@@ -293,6 +296,8 @@ def _auc(targets: Array, outputs: Array) -> float:
 def _check_numbers(name: str, targets: Array, output: TensorSpec | None) -> None:
     if targets.dtype.kind not in "iubf":
         raise DataError(f"needs numbers, and the targets are {targets.dtype}", where=name)
+    if name == SPEARMAN and targets.size != len(targets):
+        raise DataError(f"needs one number per example, and the targets are {show_shape(targets.shape)}", where=name)
     if output is None or None in output.shape[1:]:
         return
     wanted, given = ([size for size in shape[1:] if size != 1] for shape in (targets.shape, output.shape))

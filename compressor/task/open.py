@@ -9,27 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compressor.errors import DataError, nearest
 from compressor.model import hf_folder
-from compressor.results import TensorSpec
+from compressor.results import TaskSummary, TensorSpec
 from compressor.task import fashion_mnist
 from compressor.task.arrays import read_npy, read_npz
 from compressor.task.base import Examples, Task
 from compressor.task.language import open_text
-from compressor.task.parts import Parts, gather
+from compressor.task.parts import PartName, Parts, gather
 from compressor.task.pictures import read_pictures
 from compressor.task.prepare import LEAST, Needs, prepare
 from compressor.task.table import read_csv
 from compressor.task.user_code import is_reference, load_callable
-from compressor.task.views import Scoring, scoring_of
+from compressor.task.views import Scoring, pooling_of, scoring_of
 
 if TYPE_CHECKING:
     from compressor.task.text import Reading
 
 Inputs = tuple[TensorSpec, ...] | None
 
-GENERATION = "text-generation-with-past"
 MEDIA_TASKS = frozenset({"image-classification", "audio-classification"})
 
 _FILE_KINDS = (".csv", ".npy", ".npz")
@@ -62,8 +62,9 @@ def open_task(
             - ``package.module:callable`` or ``file.py:callable``, which returns a :class:`Task`, ``(x, y)``, or a
               dict with the keys of a ``.npz`` file;
             - for a Hugging Face model also texts: CSV, JSON lines, Parquet, a folder of those or a data set that
-              ``datasets`` saved, see :func:`compressor.task.text.read_texts`; a callable may return texts as ``x``; and
-              for sounds a folder of ``.wav`` files by class;
+              ``datasets`` saved, see :func:`compressor.task.text.read_texts`; a callable may return texts as ``x``;
+              for embeddings pairs of texts with grades, see :mod:`compressor.task.similarity`; and for sounds a folder
+              of ``.wav`` files by class;
             - for a causal language model also plain text, a ``.txt`` file, see :mod:`compressor.task.language`.
         metric: See :func:`compressor.task.metrics.metric`. By default ``accuracy`` for whole numbers and text,
             ``mse`` for other numbers, and agreement with the original model where there are no targets: the task
@@ -101,19 +102,32 @@ def open_task(
         if metric is not None:
             raise DataError("returns a task, which brings its own metric", where=data, mend="leave the metric out")
         return found
-    if reading is not None and reading.task == GENERATION and path.suffix.lower() == ".txt" and path.is_file():
+    generates = reading is not None and reading.task == hf_folder.GENERATION
+    if reading is not None and generates and path.suffix.lower() == ".txt" and path.is_file():
         return open_text(path, reading.folder, inputs=inputs or (), metric=metric, test_limit=test_limit)
     if reading is not None and inputs is not None and path.exists():
         if records:
-            from compressor.task.records import read_records
-            from compressor.task.text import read_texts
-
-            return prepare(read_texts(read_records(path), reading, inputs, path.name), needs, data)
+            return _open_records(path, reading, needs, data)
         if path.is_dir():
             from compressor.task.media import read_media
 
             return prepare(read_media(path, reading.folder, reading.task, inputs, path.name), needs, data)
-    return prepare(_read(path, data, inputs, target), needs, data)
+    parts = _read(path, data, inputs, target)
+    # Of a CSV file the name says which column became the target; a message without that would puzzle.
+    return prepare(parts, needs, data + parts.name.removeprefix(path.name))
+
+
+def _open_records(path: Path, reading: Reading, needs: Needs, data: str) -> Task:
+    from compressor.task.records import read_records
+    from compressor.task.similarity import graded, open_pairs
+    from compressor.task.text import read_texts
+
+    found = read_records(path)
+    if needs.scoring is not None and reading.task == "feature-extraction":
+        columns = graded(next(iter(found.values())), reading, path.name)
+        if columns is not None:
+            return open_pairs(found, columns, reading, needs.scoring, needs, path.name, data)
+    return prepare(read_texts(found, reading, needs.inputs or (), path.name), needs, data)
 
 
 def _reads_records(path: Path, reading: Reading | None) -> bool:
@@ -162,7 +176,9 @@ def scoring_for(reading: Reading | None, inputs: Inputs) -> Scoring | None:
     """What of a Hugging Face model's output is scored; ``None`` for the output as it is."""
     if reading is None or inputs is None:
         return None
-    return scoring_of(reading.task, inputs, hf_folder.pooling(reading.folder))
+    if reading.task == "feature-extraction":
+        return scoring_of(reading.task, inputs, pooling=pooling_of(reading.folder))
+    return scoring_of(reading.task, inputs, problem=hf_folder.problem_of(hf_folder.read_config(reading.folder)))
 
 
 def _read(path: Path, data: str, inputs: Inputs, target: str | None) -> Parts:
@@ -184,14 +200,15 @@ def _read(path: Path, data: str, inputs: Inputs, target: str | None) -> Parts:
 
 def _fashion_mnist(_: Inputs) -> Parts:
     (train_x, train_y), (test_x, test_y) = fashion_mnist.load_bytes("train"), fashion_mnist.load_bytes("test")
-    return Parts({"train": Examples((train_x,), train_y), "test": Examples((test_x,), test_y)}, "fashion-mnist")
+    examples: dict[PartName, Examples] = {"train": Examples((train_x,), train_y), "test": Examples((test_x,), test_y)}
+    return Parts(examples, "fashion-mnist", class_names=fashion_mnist.CLASSES)
 
 
 def _demo(inputs: Inputs) -> Parts:
     with resources.as_file(resources.files("compressor.demo") / "data.npz") as path:
         if not path.is_file():
             raise DataError("its data file is not installed", where="demo", mend="install the package again")
-        return read_npz(path, inputs, "demo")
+        return replace(read_npz(path, inputs, "demo"), class_names=fashion_mnist.CLASSES)
 
 
 _BUILT_IN: Mapping[str, Callable[[Inputs], Parts]] = {"demo": _demo, "fashion-mnist": _fashion_mnist}
@@ -201,9 +218,11 @@ def _call(reference: str, inputs: Inputs, reading: Reading | None) -> Parts | Ta
     function = load_callable(reference)
     try:
         found: Any = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"raised {type(error).__name__}: {error}", where=reference) from error
     if all(callable(getattr(found, name, None)) for name in ("calibration", "training", "test", "evaluate")):
+        if not isinstance(getattr(found, "summary", None), TaskSummary) or not isinstance(found.test(), Examples):
+            raise DataError("returned a task without a TaskSummary as summary or Examples as test()", where=reference)
         return found
     if isinstance(found, tuple) and len(found) == 2:
         found = {"x": found[0], "y": found[1]}
@@ -213,10 +232,20 @@ def _call(reference: str, inputs: Inputs, reading: Reading | None) -> Parts | Ta
             where=reference,
             mend="return a Task, (x, y), or a dict with x and y",
         )
-    arrays = {str(key): np.asarray(value) for key, value in found.items() if value is not None}
+    arrays = {str(key): _array(value, f"{key}", reference) for key, value in found.items() if value is not None}
     if reading is not None and inputs is not None and arrays.get("x", np.empty(0)).dtype.kind == "U":
         from compressor.task.text import read_texts
 
         records = {"text": arrays["x"].tolist()} | ({"label": arrays["y"].tolist()} if "y" in arrays else {})
         return read_texts({"all": records}, replace(reading, text=None, target=None), inputs, reference)
     return gather(arrays, inputs, reference)
+
+
+def _array(value: Any, key: str, reference: str) -> NDArray[np.generic]:
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # rows of different lengths, a tensor with a gradient, …
+        raise DataError(f"returned {key} that is no array ({error})", where=reference) from error
+    # A column of texts in a data frame.
+    texts = array.dtype == object and all(isinstance(one, str) for one in array.flat)
+    return array.astype(str) if texts else array

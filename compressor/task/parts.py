@@ -16,6 +16,18 @@ from compressor.task.base import Examples
 PartName = Literal["all", "train", "calibration", "test"]
 _PREFIX: Mapping[PartName, str] = {"all": "", "train": "train_", "calibration": "calibration_", "test": "test_"}
 
+SPLITS: Mapping[str, PartName] = {
+    "train": "train",
+    "training": "train",
+    "calibration": "calibration",
+    "validation": "calibration",
+    "valid": "calibration",
+    "val": "calibration",
+    "dev": "calibration",
+    "test": "test",
+}
+"""Names of files and folders, and the part that they hold."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -25,11 +37,15 @@ class Parts:
         examples: ``all`` alone (to be split here), or ``test`` with ``train``, ``calibration`` or both.
         name: The data's name for the report.
         notes: What was decided while reading, one sentence each.
+        class_names: Names by class number; empty where they have none.
+        columns: Names of the columns of a table's inputs; empty for other data.
     """
 
     examples: Mapping[PartName, Examples]
     name: str
     notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def array_name(part: PartName, inputs: tuple[TensorSpec, ...] | None, index: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def prepare(parts: Parts, needs: Needs, where: str) -> ArrayTask:
     for part, some in parts.examples.items():
         _check_part(part, some, needs.inputs, where)
     _check_same_dtypes(parts.examples, needs.inputs, where)
-    found, scored = _with_metric(parts.examples, needs, where, notes)
+    found, scored, class_names = _with_metric(parts, needs, where, notes)
     calibration, test, training = (_split if "all" in found else _official)(found, needs, where, notes)
     if needs.test_limit is not None and needs.test_limit < len(test):
         whole = len(test)
@@ -101,9 +101,18 @@ def prepare(parts: Parts, needs: Needs, where: str) -> ArrayTask:
     made = [_take(pick, needs.inputs, notes) for pick in (calibration, test)]
     made_training = None if training is None else _take(training, needs.inputs, notes)
     if scored.needs == "reference":
-        made[1] = Examples(made[1].inputs, None)
-    summary = TaskSummary(parts.name, scored.name, False, len(made[0]), len(made[1]))
-    return ArrayTask(summary, scored, made[0], made_training, made[1], tuple(dict.fromkeys(notes)), needs.scoring)
+        made[1] = replace(made[1], targets=None)
+    return ArrayTask(
+        TaskSummary(parts.name, scored.name, False, len(made[0]), len(made[1])),
+        scored,
+        made[0],
+        made_training,
+        made[1],
+        tuple(dict.fromkeys(notes)),
+        needs.scoring,
+        class_names,
+        parts.columns,
+    )
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -156,10 +165,9 @@ def _check_same_dtypes(found: Found, inputs: tuple[TensorSpec, ...] | None, wher
 # --- targets and metric --------------------------------------------------------------------------------------------
 
 
-def _with_metric(found: Found, needs: Needs, where: str, notes: list[str]) -> tuple[Found, Metric]:
-    given = {part: some.targets for part, some in found.items() if some.targets is not None}
-    text = any(y.dtype.kind in "US" for y in given.values())
-    targets = _as_numbers(given, notes)
+def _with_metric(parts: Parts, needs: Needs, where: str, notes: list[str]) -> tuple[Found, Metric, tuple[str, ...]]:
+    given = {part: some.targets for part, some in parts.examples.items() if some.targets is not None}
+    targets, words = _as_numbers(given, notes)
     any_targets = next(iter(targets.values()), None)
     scored = _metric(needs, any_targets)
     if scored.needs == "reference":
@@ -171,15 +179,27 @@ def _with_metric(found: Found, needs: Needs, where: str, notes: list[str]) -> tu
             mend="add them, or leave the metric out to score agreement with the original model",
         )
     else:
-        if scored.needs == "numbers" and text:
+        if scored.needs == "numbers" and words:
             raise DataError(
                 "compares numbers, and the targets are text", where=scored.name, mend="score with accuracy or f1"
             )
         for y in targets.values():
+            if needs.metric is None and _one_hot(y):
+                raise DataError(
+                    "its targets are one-hot rows",
+                    where=where,
+                    mend="give class numbers, y.argmax(1), or name the metric if they are numbers",
+                )
             scored.check(y, None if not needs.outputs else needs.outputs[0])
         if scored.needs == "numbers":
             targets = {part: y.astype(np.float32) if y.dtype.kind in "iu" else y for part, y in targets.items()}
-    return {part: Examples(some.inputs, targets.get(part)) for part, some in found.items()}, scored
+    found = {part: replace(some, targets=targets.get(part)) for part, some in parts.examples.items()}
+    return found, scored, words or parts.class_names
+
+
+def _one_hot(y: Array) -> bool:
+    """Whether numbers look like classes, of which an average error would say nothing."""
+    return y.ndim == 2 and y.dtype.kind == "f" and bool(np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all())
 
 
 def _metric(needs: Needs, targets: Array | None) -> Metric:
@@ -190,17 +210,25 @@ def _metric(needs: Needs, targets: Array | None) -> Metric:
     return default_metric(targets) if needs.metric is None else metric(needs.metric)
 
 
-def _as_numbers(given: Mapping[PartName, Array], notes: list[str]) -> dict[PartName, Array]:
-    """Whole numbers to int64, a single column to ``(N,)``, text to class numbers in sorted order over all parts."""
+def _as_numbers(given: Mapping[PartName, Array], notes: list[str]) -> tuple[dict[PartName, Array], tuple[str, ...]]:
+    """Whole numbers to int64, a single column to ``(N,)``, text to class numbers in sorted order over all parts.
+
+    Returns:
+        The targets, and the texts by their numbers, if they were such.
+    """
     flat: dict[PartName, Array] = {p: y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for p, y in given.items()}
+    classes: Array = np.empty(0)
     if any(y.dtype.kind in "US" for y in flat.values()):
         # A number that stands among text labels elsewhere is a label like them.
         words = {part: _words(y) for part, y in flat.items()}
         classes = np.unique(np.concatenate([y.ravel() for y in words.values()]))
         shown = ", ".join(f"{i}={name}" for i, name in enumerate(classes[:20]))
         notes.append(f"text labels numbered in sorted order: {shown}{', …' if len(classes) > 20 else ''}")
-        return {part: np.searchsorted(classes, y).astype(np.int64) for part, y in words.items()}
-    return {part: y.astype(np.int64, copy=False) if y.dtype.kind in "biu" else y for part, y in flat.items()}
+        flat = {part: np.searchsorted(classes, y) for part, y in words.items()}
+    return (
+        {part: y.astype(np.int64, copy=False) if y.dtype.kind in "biu" else y for part, y in flat.items()},
+        tuple(map(str, classes)),
+    )
 
 
 def _words(y: Array) -> NDArray[np.str_]:
@@ -219,7 +247,7 @@ def _split(found: Found, needs: Needs, where: str, notes: list[str]) -> tuple[_P
     notes.append(f"no split given: {len(rows)} examples to calibrate and {len(others)} to score, drawn {how}")
     digests = _digests(whole.examples, needs.inputs)
     shared = np.isin(digests[rows], digests[others])
-    return whole.within(_kept(rows, shared, "calibration", where, notes)), whole.within(others), None
+    return whole.within(kept(rows, shared, "calibration", where, notes)), whole.within(others), None
 
 
 def _official(found: Found, needs: Needs, where: str, notes: list[str]) -> tuple[_Pick, _Pick, _Pick | None]:
@@ -229,7 +257,7 @@ def _official(found: Found, needs: Needs, where: str, notes: list[str]) -> tuple
         if part != "test":
             what = "training" if part == "train" else part
             shared = np.isin(_digests(pool, needs.inputs), test)
-            rows = _kept(np.arange(len(pool)), shared, what, where, notes)
+            rows = kept(np.arange(len(pool)), shared, what, where, notes)
             picks[part] = _Pick(pool, rows if len(rows) < len(pool) else None)
     source = picks["calibration" if "calibration" in picks else "train"]
     if len(source) > needs.calibration_limit:
@@ -245,10 +273,21 @@ def _digests(some: Examples, inputs: tuple[TensorSpec, ...] | None) -> NDArray[n
     return row_digests(some.inputs, seen)
 
 
-def _kept(
+def kept(
     rows: NDArray[np.int64], shared: NDArray[np.bool_], what: str, where: str, notes: list[str]
 ) -> NDArray[np.int64]:
-    """Drop the rows that are also test rows, and say so."""
+    """Drop the rows that are also test rows, and say so.
+
+    Args:
+        rows: Numbers of examples, ``(N,)``.
+        shared: Which of them are test rows too, ``(N,)``.
+        what: Of which part they are, for messages.
+        where: The data, for messages.
+        notes: Gets a sentence if any were dropped.
+
+    Raises:
+        DataError: Too few are left.
+    """
     gone, left = int(shared.sum()), int((~shared).sum())
     if left < LEAST:
         raise DataError(
@@ -269,5 +308,7 @@ def _take(pick: _Pick, inputs: tuple[TensorSpec, ...] | None, notes: list[str]) 
         arrays.append(array)
         if note is not None:
             notes.append(note)
-    y = pick.examples.targets
-    return Examples(tuple(arrays), y if y is None or pick.rows is None else y[pick.rows])
+    y, texts = pick.examples.targets, pick.examples.texts
+    if pick.rows is None:
+        return Examples(tuple(arrays), y, texts)
+    return Examples(tuple(arrays), None if y is None else y[pick.rows], [texts[i] for i in pick.rows] if texts else ())

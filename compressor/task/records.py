@@ -12,22 +12,13 @@ from typing import Any
 from compressor.errors import DataError
 from compressor.model.hf_folder import EXTRA
 from compressor.model.quiet import quiet_export
-from compressor.task.parts import PartName
+from compressor.task.parts import SPLITS, PartName
 
 Records = Mapping[str, Sequence[Any]]
 """Columns by name, of equal length."""
 
 SUFFIXES = (".csv", ".jsonl", ".json", ".parquet", ".arrow")
 
-_PARTS: Mapping[str, PartName] = {
-    "train": "train",
-    "training": "train",
-    "calibration": "calibration",
-    "validation": "calibration",
-    "valid": "calibration",
-    "dev": "calibration",
-    "test": "test",
-}
 _FIELD_LIMIT = 16 * 2**20
 
 
@@ -53,14 +44,13 @@ def read_records(path: Path) -> dict[PartName, Records]:
     Raises:
         DataError: A file cannot be read or has no rows, or the columns of two parts differ.
     """
-    found: dict[PartName, Records] = {}
     if not path.is_dir():
         return {"all": _checked(path, _read(path))}
     if _saved(path):
         found = _read_saved(path)
     else:
-        for part, files in _split_files(path).items():
-            found[part] = _joined(files)
+        named = {part: [(file, _read(file)) for file in files] for part, files in _split_files(path).items()}
+        found = {part: _joined(several) for part, several in named.items()}
     if "test" in found and _withheld(found["test"]):
         del found["test"]
     if "test" not in found and "calibration" in found:
@@ -74,8 +64,8 @@ def read_records(path: Path) -> dict[PartName, Records]:
 
 def _withheld(records: Records) -> bool:
     return any(
-        name in records and len(records[name]) and all(isinstance(y, int) and y == -1 for y in records[name])
-        for name in ("label", "labels")
+        name in records and len(records[name]) and all(isinstance(y, int | float) and y == -1 for y in records[name])
+        for name in ("label", "labels", "score")
     )
 
 
@@ -88,19 +78,25 @@ def _split_files(path: Path) -> dict[PartName, list[Path]]:
     found: dict[PartName, list[Path]] = {}
     for folder in (path, path / "data"):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            name = re.match(r"[a-z]+", file.stem.lower())
-            if file.suffix.lower() in SUFFIXES and name and name[0] in _PARTS:
-                found.setdefault(_PARTS[name[0]], []).append(file)
+            part = _part(file.stem)
+            if file.suffix.lower() in SUFFIXES and part is not None:
+                found.setdefault(part, []).append(file)
     return found
 
 
-def _joined(files: Sequence[Path]) -> Records:
-    first, *others = [_checked(file, _read(file)) for file in files]
-    joined = {name: list(values) for name, values in first.items()}
-    for file, other in zip(files[1:], others, strict=True):
-        if other.keys() != joined.keys():
-            raise DataError(f"has other columns than {files[0].name}", where=file)
-        for name, values in other.items():
+def _part(name: str) -> PartName | None:
+    """The part that a file or a split is, by the word that its name begins with: ``train-00000-of-00002``."""
+    word = re.match(r"[a-z]+", name.lower())
+    return None if word is None else SPLITS.get(word[0])
+
+
+def _joined(several: Sequence[tuple[Path, Records]]) -> Records:
+    first = several[0][0]
+    joined: dict[str, list[Any]] = {name: [] for name in several[0][1]}
+    for place, records in several:
+        if _checked(place, records).keys() != joined.keys():
+            raise DataError(f"has other columns than {first.name}", where=place)
+        for name, values in records.items():
             joined[name].extend(values)
     return joined
 
@@ -129,8 +125,10 @@ def _read_csv(path: Path) -> Records:
             header = next(reader, [])
             rows = [row for row in reader if row]
             lines = reader.line_num
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(f"is not a readable CSV file ({error})", where=path) from error
+    if len(header) == 1 and re.search(r"[;\t|]", header[0]):
+        raise DataError(f"has one column, '{header[0]}'", where=path, mend="separate them by commas")
     if len(set(header)) < len(header):
         raise DataError("has two columns of one name", where=path)
     for index, row in enumerate(rows):
@@ -147,26 +145,32 @@ def _read_json(path: Path) -> Records:
     """One object per line, or one list of objects."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"is not UTF-8 text ({error})", where=path) from error
-    rows: list[Any] = []
     if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"is not JSON ({error})", where=path) from error
+        rows = {f"row {index} (counted from 0)": row for index, row in enumerate(_parsed(text, path, "it"))}
     else:
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError as error:
-                    raise DataError(f"line {number} is not JSON ({error})", where=path) from error
-    names = rows[0].keys() if rows and isinstance(rows[0], dict) else {}
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict) or row.keys() != names:
-            raise DataError(f"row {index} (counted from 0) has not the keys of the first", where=path)
-    return {name: [row[name] for row in rows] for name in names}
+        # Not splitlines: JSON strings may hold U+2028 and other separators as they are.
+        lines = {f"line {number}": line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+        rows = {place: _parsed(line, path, place) for place, line in lines.items()}
+    first = next(iter(rows.values()), None)
+    names = first.keys() if isinstance(first, dict) else {}
+    for place, row in rows.items():
+        if not isinstance(row, dict):
+            raise DataError(f"{place} is a {type(row).__name__}, not an object with named values", where=path)
+        if row.keys() != names:
+            raise DataError(f"{place} has not the keys of the first", where=path)
+    return {name: [row[name] for row in rows.values()] for name in names}
+
+
+def _parsed(text: str, path: Path, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        # The parser counts lines of its own.
+        why = str(error).replace("line 1 column", "column")
+        mend = "give one object on each line, or one list of objects"
+        raise DataError(f"{place} is not JSON ({why})", where=path, mend=mend) from error
 
 
 def _read_arrow(path: Path) -> Records:
@@ -205,4 +209,10 @@ def _read_saved(path: Path) -> dict[PartName, Records]:
         raise DataError(f"is not a readable saved data set ({error})", where=path) from error
     if "all" in columns:
         return {"all": _checked(path, columns["all"])}
-    return {_PARTS[name]: _checked(path, part) for name, part in columns.items() if name in _PARTS}
+    several: dict[PartName, list[tuple[Path, Records]]] = {}
+    for name, records in columns.items():
+        if (part := _part(name)) is not None:
+            several.setdefault(part, []).append((path / name, records))
+    if not several:
+        raise DataError(f"its splits are {', '.join(columns)}", where=path, mend="name them train, validation and test")
+    return {part: _joined(some) for part, some in several.items()}

@@ -21,6 +21,8 @@ from compressor.model.hf_load import quiet_transformers
 from compressor.model.signature import one_line
 from compressor.results import TensorSpec
 from compressor.task.base import Examples
+from compressor.task.labels import class_names, class_numbers
+from compressor.task.multilabel import marked
 from compressor.task.parts import PartName, Parts
 from compressor.task.records import Records
 
@@ -29,6 +31,7 @@ MAX_LENGTH = 128
 
 PAIRS = (
     ("sentence1", "sentence2"),
+    ("sentence_a", "sentence_b"),
     ("premise", "hypothesis"),
     ("text", "text_pair"),
     ("question1", "question2"),
@@ -80,6 +83,7 @@ def read_texts(found: Mapping[PartName, Records], reading: Reading, inputs: tupl
     from compressor.task import text_targets
 
     tokenizer = Tokenizer(reading, inputs)
+    named = reading.task in ("text-classification", "token-classification")
     make = {
         "token-classification": text_targets.tagged,
         "question-answering": text_targets.answers,
@@ -89,7 +93,29 @@ def read_texts(found: Mapping[PartName, Records], reading: Reading, inputs: tupl
     notes: list[str] = []
     examples = {part: make(records, reading, tokenizer, name, notes) for part, records in found.items()}
     notes.append(tokenizer.note())
-    return Parts(examples, name, tuple(dict.fromkeys(notes)))
+    names = class_names(reading.folder) if named else ()
+    return Parts(examples, name, tuple(dict.fromkeys(notes)), names)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The ``transformers`` tokenizer of a model's folder; no code in it is run.
+
+    Raises:
+        DataError: There is none, or it cannot be loaded.
+    """
+    if not hf_folder.has_tokenizer(folder):
+        raise DataError(
+            "holds no tokenizer, so texts cannot be read for it",
+            where=folder,
+            mend="save it there with tokenizer.save_pretrained(), or give token ids as .npz",
+        )
+    with quiet_transformers() as transformers:
+        try:
+            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # a missing file, a damaged one and an unknown kind have no common base
+            raise DataError(
+                f"its tokenizer cannot be loaded: {one_line(error)}", where=folder, mend="copy its files again"
+            ) from error
 
 
 class Tokenizer:
@@ -102,19 +128,7 @@ class Tokenizer:
 
     def __init__(self, reading: Reading, inputs: tuple[TensorSpec, ...]) -> None:
         folder = reading.folder
-        if not hf_folder.has_tokenizer(folder):
-            raise DataError(
-                "holds no tokenizer, so texts cannot be read for it",
-                where=folder,
-                mend="save it there with tokenizer.save_pretrained(), or give token ids as .npz",
-            )
-        with quiet_transformers() as transformers:
-            try:
-                self.hf: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            except Exception as error:
-                raise DataError(
-                    f"its tokenizer cannot be loaded: {one_line(error)}", where=folder, mend="copy its files again"
-                ) from error
+        self.hf = load_tokenizer(folder)
         if self.hf.pad_token is None:
             self.hf.pad_token = self.hf.eos_token or self.hf.unk_token
         if self.hf.pad_token is None:
@@ -180,7 +194,7 @@ class Tokenizer:
         return note + (f"; {self.full} of {self.seen} fill them and may be cut" if self.full else "")
 
 
-def column(records: Records, asked: str | None, known: Sequence[str], what: str, where: str, option: str) -> str | None:
+def column(records: Records, asked: str | None, known: Sequence[str], where: str) -> str | None:
     """Find a column, by the name asked for or by the first known name that is there.
 
     Raises:
@@ -196,7 +210,7 @@ def column(records: Records, asked: str | None, known: Sequence[str], what: str,
 
 def needed(records: Records, asked: str | None, known: Sequence[str], what: str, where: str, option: str) -> str:
     """As :func:`column`, where it must be there."""
-    found = column(records, asked, known, what, where, option)
+    found = column(records, asked, known, where)
     if found is None:
         raise DataError(
             f"has no column of {what}; its columns are {', '.join(records)}",
@@ -238,20 +252,24 @@ def texts_of(records: Records, name: str, where: str) -> list[str]:
 def classified(records: Records, reading: Reading, tokenizer: Tokenizer, where: str, notes: list[str]) -> Examples:
     """A class or a number per text."""
     names = text_columns(records, reading, where)
-    inputs, _ = tokenizer.read(*(texts_of(records, name, where) for name in names))
-    target = column(
-        records, reading.target, [name for name in TARGETS if name not in names], "targets", where, "--target"
-    )
+    sides = [texts_of(records, name, where) for name in names]
+    inputs, _ = tokenizer.read(*sides)
+    texts = [" | ".join(side) for side in zip(*sides, strict=True)]
+    target = column(records, reading.target, [name for name in TARGETS if name not in names], where)
     read = f"text read from {' and '.join(names)}"
     if target is None or reading.task == "feature-extraction":
         notes.append(f"{read}; no targets")
         return Examples(inputs, None)
     notes.append(f"{read}, targets from {target}")
-    regression = hf_folder.read_config(reading.folder).get("problem_type") == "regression"
-    return Examples(inputs, numbered(records[target], reading.folder, f"{where}, column {target}", notes, regression))
+    place = f"{where}, column {target}"
+    if hf_folder.problem_of(hf_folder.read_config(reading.folder)) == "multi_label_classification":
+        notes.append("right is a text whose labels are all right, and no other")
+        return Examples(inputs, marked(records[target], reading.folder, place), texts)
+    targets = numbered(records[target], reading.folder, place, notes)
+    return Examples(inputs, targets, texts)
 
 
-def numbered(values: Sequence[Any], folder: Path, where: str, notes: list[str], regression: bool = False) -> Array:
+def numbered(values: Sequence[Any], folder: Path, where: str, notes: list[str]) -> Array:
     """Targets as numbers; text labels by the model's own ``label2id``, else left as text to be numbered in order.
 
     Raises:
@@ -261,20 +279,22 @@ def numbered(values: Sequence[Any], folder: Path, where: str, notes: list[str], 
         row = next(i for i, value in enumerate(values) if value is None or value == "")
         raise DataError(f"no value in row {row} (counted from 0)", where=where)
     if all(not isinstance(value, str) for value in values):
-        return np.asarray(values)
+        try:
+            return np.asarray(values)
+        except ValueError as error:  # lists of different lengths
+            raise DataError("holds lists, and one label or number per row is needed", where=where) from error
     words = [str(value).strip() for value in values]
-    if regression:
-        return _floats(words, where)
     if all(_is_whole(word) for word in words):
         return np.array([int(word) for word in words])
-    known = {str(label).lower(): int(i) for label, i in (hf_folder.read_config(folder).get("label2id") or {}).items()}
-    unknown = sorted({word for word in words if word.lower() not in known})
+    known = class_numbers(set(words), folder)
+    unknown = sorted(set(words) - known.keys())
     if not unknown:
         notes.append("text labels numbered by the model's label2id")
-        return np.array([known[word.lower()] for word in words])
-    if len(unknown) < len(set(words)):
-        raise DataError(f"label '{unknown[0]}' is none of the model's: {', '.join(known)}", where=where)
-    if all(_is_float(word) for word in words):
+        return np.array([known[word] for word in words])
+    if known:
+        names = ", ".join(class_names(folder))
+        raise DataError(f"label '{unknown[0]}' is none of the model's: {names}", where=where)
+    if all(is_float(word) for word in words):
         return _floats(words, where)
     return np.array(words)
 
@@ -283,7 +303,8 @@ def _is_whole(word: str) -> bool:
     return word.removeprefix("-").isdecimal()
 
 
-def _is_float(word: str) -> bool:
+def is_float(word: str) -> bool:
+    """Whether a word is a number."""
     try:
         float(word)
     except ValueError:

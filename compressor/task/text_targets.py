@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import DataError
-from compressor.model import hf_folder
 from compressor.task.base import Examples
+from compressor.task.labels import class_names
 from compressor.task.records import Records
 from compressor.task.text import TAGS, WORDS, Reading, Tokenizer, column, needed, numbered, text_columns, texts_of
 from compressor.task.tokens import IGNORED
@@ -24,19 +24,23 @@ Array = NDArray[np.generic]
 def tagged(records: Records, reading: Reading, tokenizer: Tokenizer, where: str, notes: list[str]) -> Examples:
     """A class per word; a word's first piece bears it, its others are not scored."""
     words_name = needed(records, reading.text[0] if reading.text else None, WORDS, "words", where, "--text")
-    words = [_listed(value) for value in records[words_name]]
+    words = _lists(records[words_name], f"{where}, column {words_name}")
     inputs, made = tokenizer.read(words, is_split_into_words=True)
-    tags_name = column(records, reading.target, TAGS, "tags", where, "--target")
+    tags_name = column(records, reading.target, TAGS, where)
     if tags_name is None:
         return Examples(inputs, None)
-    tags = [_listed(value) for value in records[tags_name]]
+    tags = _lists(records[tags_name], f"{where}, column {tags_name}")
     for row, (some, theirs) in enumerate(zip(words, tags, strict=True)):
         if len(some) != len(theirs):
             raise DataError(f"row {row} (counted from 0) has {len(some)} words and {len(theirs)} tags", where=where)
     flat = numbered([tag for row in tags for tag in row], reading.folder, f"{where}, column {tags_name}", notes)
+    names = class_names(reading.folder)
     if flat.dtype.kind not in "iu":
+        raise DataError(f"its tags are none of the model's: {', '.join(names)}", where=f"{where}, column {tags_name}")
+    beyond = np.setdiff1d(flat, [IGNORED, *range(len(names))])
+    if len(beyond):
         raise DataError(
-            f"its tags are none of the model's: {', '.join(_labels(reading))}", where=f"{where}, column {tags_name}"
+            f"holds tag {beyond[0]}, and the model has {len(names)}, from 0", where=f"{where}, column {tags_name}"
         )
     targets = np.full((len(words), tokenizer.length), IGNORED, np.int64)
     ends = np.cumsum([len(row) for row in tags])
@@ -48,7 +52,7 @@ def tagged(records: Records, reading: Reading, tokenizer: Tokenizer, where: str,
                 targets[row, position] = own[word]
             before = word
     notes.append(f"words read from {words_name}, tags from {tags_name}")
-    return Examples(inputs, targets)
+    return Examples(inputs, targets, [" ".join(map(str, row)) for row in words])
 
 
 def answers(records: Records, reading: Reading, tokenizer: Tokenizer, where: str, notes: list[str]) -> Examples:
@@ -103,13 +107,12 @@ def following(records: Records, reading: Reading, tokenizer: Tokenizer, where: s
     return Examples(inputs, targets)
 
 
-def _listed(value: Any) -> list[Any]:
-    """A list as it is; a text, as in a CSV file, by its spaces."""
-    return value.split() if isinstance(value, str) else list(value)
-
-
-def _labels(reading: Reading) -> list[str]:
-    return [str(label) for label in hf_folder.read_config(reading.folder).get("label2id") or ()]
+def _lists(values: Sequence[Any], where: str) -> list[list[Any]]:
+    """Lists as they are; a text, as in a CSV file, by its spaces."""
+    for row, value in enumerate(values):
+        if not isinstance(value, str | list | tuple):
+            raise DataError(f"holds a {type(value).__name__} in row {row} (counted from 0), not a list", where=where)
+    return [value.split() if isinstance(value, str) else list(value) for value in values]
 
 
 def _word_ids(made: Any, row: int, reading: Reading) -> list[int | None]:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from compressor.errors import DataError, nearest
+from compressor.model.arch import importable
 
 
 def is_reference(text: str) -> bool:
@@ -30,10 +31,12 @@ def load_callable(reference: str) -> Callable[..., Any]:
     """
     place, _, name = reference.rpartition(":")
     try:
-        module = _run_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        # What lies beside the file, or here, can be imported, as with ``python file.py`` and ``python -m module``.
+        with importable(Path(place).parent if place.endswith(".py") else Path.cwd()):
+            module = _run_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except DataError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"importing it raised {type(error).__name__}: {error}", where=place) from error
     if not hasattr(module, name):
         public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.benchmark import worker
+from compressor.benchmark.process import cores_for
 
 
 @given(count=st.integers(1, 40), batch=st.integers(1, 12))
@@ -57,9 +58,7 @@ def test_times_beyond_the_store_overwrite_the_oldest(
 
 
 def test_worker_ends_when_its_parent_goes_away(chain: Path, tmp_path: Path) -> None:
-    settings = config(chain, tmp_path)
-    del settings["cores"]
-    settings["cores"] = [0]
+    settings = {**config(chain, tmp_path), "cores": cores_for(1)}
     process = subprocess.Popen(
         [sys.executable, "-m", "compressor.benchmark.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -74,7 +73,7 @@ def test_worker_ends_when_its_parent_goes_away(chain: Path, tmp_path: Path) -> N
 
 
 def test_what_a_library_prints_stays_out_of_the_protocol(chain: Path, tmp_path: Path) -> None:
-    settings = {**config(chain, tmp_path), "cores": [0]}
+    settings = {**config(chain, tmp_path), "cores": cores_for(1)}
     noisy = "import os, compressor.benchmark.worker as w; f = w.open_session\n"
     noisy += "def chatty(*a, **k): print('hello'); os.write(1, b'raw'); return f(*a, **k)\n"
     noisy += "w.open_session = chatty; w.serve()"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+import types
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +18,7 @@ pytest.importorskip("transformers", reason="not run: transformers is not install
 from benchmarks import gpu_energy, gpu_models
 from benchmarks.gpu_energy import judged, main, side_by_side
 from benchmarks.gpu_models import FORMS, MODELS, Form, build, in_form, work_of
-from compressor.errors import MethodError
+from compressor.errors import MeasurementError, MethodError
 from compressor.results import MeterInfo, Reading
 
 
@@ -118,6 +123,54 @@ def test_a_case_without_its_baseline_is_an_error(monkeypatch: pytest.MonkeyPatch
     def fails(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("not enough memory\nfor it")
 
+    forgotten: list[bool] = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(True))
+    monkeypatch.setattr(gpu_energy, "free_memory", lambda: None)
     monkeypatch.setattr(gpu_energy, "_ready", fails)
-    with pytest.raises(Exception, match="bert-base, batch 8: fp32 does not run: OutOfMemoryError: not enough memory"):
+    message = "bert-base, batch 8: fp32 does not run: OutOfMemoryError: not enough memory"
+    with pytest.raises(MeasurementError, match=message):
         gpu_energy.case("bert-base", 8, FakeMeter(), 3, 0.01, 0)
+    # Shapes of the case before would have made the compiler write code for shapes of any size.
+    assert forgotten == [True]
+
+
+def pretend_a_gpu(monkeypatch: pytest.MonkeyPatch, results: Path) -> None:
+    """A mock of torch's and NVML's answers; nothing runs on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Mock GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(uuid="11-22"))
+    nvml = types.SimpleNamespace(nvmlDeviceGetHandleByIndex=lambda i: i, nvmlDeviceGetUUID=lambda _: "GPU-11-22")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(gpu_energy, "open_nvml", FakeMeter)
+    monkeypatch.setattr(gpu_energy, "machine", lambda: None)
+    monkeypatch.setattr(gpu_energy, "against_power", lambda *_: {})
+    monkeypatch.setattr(gpu_energy, "free_memory", lambda: None)
+    monkeypatch.setattr(gpu_energy, "RESULTS", results)
+    monkeypatch.setattr("benchmarks.recording.RESULTS", results)
+
+
+def test_a_case_that_does_not_fit_ends_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pretend_a_gpu(monkeypatch, tmp_path)
+
+    def case(name: str, batch: int, *_: Any) -> dict[str, Any]:
+        if batch == 32:
+            raise MeasurementError("fp32 does not run: out of memory", where=f"{name}, batch {batch}")
+        found = judged({form.name: blocks(1.0, 1.01, 0.99) for form in FORMS[:2]})
+        return {"model": name, "batch": batch, "per": "item", **found, "not_run": {}}
+
+    monkeypatch.setattr(gpu_energy, "case", case)
+    done = CliRunner().invoke(main, ["--models", "bert-base", "--batches", "32,8", "--window-s", "2"])
+    assert done.exit_code == 0, done.output
+    assert "not run: bert-base, batch 32: fp32 does not run: out of memory" in done.output
+    assert "2 cases: 7 min of windows; loading and compiling come on top" in done.output
+    assert list(json.loads((tmp_path / "gpu-mock-gpu.json").read_text())["cases"]) == ["bert-base, batch 8"]
+
+
+def test_another_gpu_than_the_one_that_is_read_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pretend_a_gpu(monkeypatch, tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(uuid="33-44"))
+    done = CliRunner().invoke(main, [])
+    assert done.output.startswith(
+        "not run: cuda:0 is GPU-33-44 and NVML's gpu-0 is GPU-11-22; unset CUDA_VISIBLE_DEVICES and set "
+    )
+    assert list(tmp_path.iterdir()) == []

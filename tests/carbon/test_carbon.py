@@ -38,6 +38,7 @@ def test_an_unknown_country_names_the_nearest():
     [
         (Usage(), []),
         (Usage("DE", None, 1.2, 10, 0.5, 3.0, 2.0, ((0.1, 0.5),)), []),
+        (Usage(pue=1.0, inferences=1, intensity_g_per_kwh=0, data_efficiency=((1.0, 0.9),)), []),
         (Usage(country="XX"), [("country", "is 'XX', which the table of carbon intensities does not have")]),
         (Usage(pue=0.9), [("pue", "is 0.9; a building draws at least what its computers do, so 1 or more")]),
         (Usage(intensity_g_per_kwh=-1), [("intensity_g_per_kwh", "is -1, less than nothing")]),

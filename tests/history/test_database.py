@@ -125,6 +125,16 @@ def test_an_unknown_task_names_the_known_ones(opened):
     )
 
 
+def test_hostile_names_of_tasks_are_shown_and_not_obeyed(place, variant):
+    report = variant(1, 0.37, 9188)
+    nasty = f"\x1b[31mred\u202e{'x' * 10_000}"
+    record_run(replace(report, task=replace(report.task, name=nasty)), None, str(place))
+    with open_history(place) as history, pytest.raises(HistoryError) as caught:
+        history.entries(task="\x1b[2Jgone")
+    assert str(caught.value).startswith("--task: no run of task '\\x1b[2Jgone'; known: \\x1b[31mred\\u202exxx")
+    assert len(str(caught.value)) < 200
+
+
 def test_ids_that_name_no_run(opened, filled):
     for text, message in (
         ("12", "'12' is no run; give the ID that 'compress history' shows"),

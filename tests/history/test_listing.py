@@ -53,7 +53,14 @@ def test_how_it_ran_is_named_where_it_is_not_one_example_at_a_time(fictional):
 
 def test_what_is_not_known_is_a_dash(fictional):
     line = list(listing([entry(replace(fictional.nothing_measured(), stages=(), usage=None))]))[1]
-    assert line.split()[-3:] == ["–", "–", "–"]
+    assert line.split()[-2:] == ["–", "–"]
+
+
+def test_without_carbon_its_room_goes_to_the_names(fictional):
+    heads, line = listing([entry(replace(fictional.measured(), usage=None))])
+    assert heads.split()[-2:] == ["inference", "spent"]
+    assert "  fashion…scores)  " in line
+    assert max(map(len, (heads, line))) <= 80
 
 
 def test_agreement_on_random_inputs_does_not_pass_for_a_task(fictional):

@@ -14,7 +14,7 @@ from compressor.history.page import MOST_ALONE, render_page
 from compressor.history.rows import rows_of
 from compressor.report import numbers
 
-VOID = {"meta", "br", "link", "img", "path", "use", "rect", "line", "circle"}
+VOID = {"meta", "br", "wbr", "link", "img", "path", "use", "rect", "line", "circle"}
 
 
 class Checker(HTMLParser):
@@ -39,7 +39,8 @@ class Checker(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        # Numbers are tied to their units.
+        self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def page(place, **options):
@@ -76,6 +77,26 @@ def test_the_page_shows_what_the_list_holds(filled_once):
     assert "at least 92.4 %" in checker.text
     assert "Some of the energies were estimated, not measured." in checker.text
     assert "5 models of 5 runs listed" in checker.text
+
+
+def test_the_page_begins_with_the_answers(filled_once):
+    text, checker = page(filled_once)
+    assert "At a glance" in checker.text.split("accuracy against")[0]
+    assert re.search(r'Content-Security-Policy" content="default-src', text)
+    _, asked = page(filled_once, min_score=0.9)
+    assert "Cheapest at the score asked for" in asked.text
+
+
+def test_a_threshold_has_the_digits_that_tell_it_from_the_next(variant):
+    found = []
+    for number, correct in enumerate((9188, 9000)):
+        report = variant(number + 1, 0.37 - 0.1 * number, correct)
+        run, arms = rows_of(report, f"{number:064x}", None)
+        short = (replace(arm, score=replace(arm.score, ci95=(0.8, 0.99))) for arm in arms if arm.role == "candidate")
+        found += [Entry(run, arm, None) for arm in short]
+    text = render_page(fronts(found), [], 2)
+    assert "at least 91.9" in text
+    assert "at least 90.0" in text
 
 
 def test_estimates_are_marked_in_their_cells(filled_once):

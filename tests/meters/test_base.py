@@ -23,6 +23,7 @@ def test_differences_per_domain() -> None:
     [
         (Reading(0.5, {"a": 3.0}), "m: time ran backwards between two readings"),
         (Reading(2, {"b": 3.0}), "m: lost the domain a in mid-window"),
+        (Reading(2, {"a": float("nan")}), "m: counted nan J in m/a, which is no number"),
         (Reading(2, {"a": -262133.0}), "m: counted -262135 J in m/a, less than nothing"),
         (Reading(2, {"a": 262143.0}, epoch=1), "m: lost count between two readings"),
     ],

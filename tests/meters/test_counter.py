@@ -85,3 +85,42 @@ def test_stillness_is_judged_by_the_update_period() -> None:
     assert resting.read().epoch == 0
     source.until_s = 5.02  # it moves by a tick or two
     assert meter.read().epoch == 2
+
+
+def scripted(*readings: tuple[float, int], counter: Counter, period_s: float = 0.001) -> CounterMeter:
+    """A counter that is read at certain times and reads certain values."""
+    times, values = iter([at for at, _ in readings]), iter([raw for _, raw in readings])
+    info = MeterInfo("meter", ("part",), "measured", "board", period_s, 1e-3, "a test")
+    return CounterMeter(info, [counter], lambda: {"part": next(values)}, clock=lambda: next(times), guard=False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "limit", "said"),
+    [
+        (1001, 1000, "reads 1001, which is outside 0 to 1000"),
+        (-1, 1000, "reads -1, which is outside 0 to 1000"),
+        (-1, None, "reads -1, which is outside 0 to any number"),
+    ],
+)
+def test_value_that_no_counter_has_is_refused(raw: int, limit: int | None, said: str) -> None:
+    meter = scripted((0.0, 10), (0.01, raw), counter=Counter("part", 1e-3, limit, 5.0))
+    with pytest.raises(MeterError) as caught:
+        meter.read()
+    assert str(caught.value) == f"meter: the counter part {said}"
+
+
+def test_value_at_the_end_of_the_range_is_one() -> None:
+    meter = scripted((0.0, 900), (0.01, 1000), (0.02, 0), counter=Counter("part", 1e-3, 1000, 20.0))
+    assert meter.read().energy_j == {"part": pytest.approx(0.1)}
+    assert meter.read().energy_j == {"part": pytest.approx(0.1)}
+
+
+@pytest.mark.parametrize(("step_mj", "sound"), [(10_000, True), (15_000, False)])
+def test_a_slow_counter_may_give_two_periods_at_once_and_no_more(step_mj: int, sound: bool) -> None:
+    # At most 11 W, and two periods of half a second that it had not told before.
+    meter = scripted((0.0, 0), (0.01, step_mj), counter=Counter("part", 1e-3, None, 11.0), period_s=0.5)
+    if sound:
+        assert meter.read().energy_j == {"part": pytest.approx(10.0)}
+        return
+    with pytest.raises(MeterError, match=r"jumped by 15 J in 0\.01 s, more than 11 W: it was reset or misread$"):
+        meter.read()

@@ -34,10 +34,19 @@ from compressor.meters.base import energy_between
     ],
 )
 def test_what_is_understood(output: str, value: float, counts: bool) -> None:
-    assert exec_meter.parse(output, "x") == (pytest.approx(value), counts)
+    printed = exec_meter.parse(output, "x")
+    assert (printed.value, printed.counts) == (pytest.approx(value), counts)
 
 
-@pytest.mark.parametrize("output", ["", "ok", "12 V", "3 MW", "5 apples", "1 2 3", "v1.5W"])
+@pytest.mark.parametrize(
+    ("output", "step"),
+    [("12.5", 0.1), ("40 W", 1.0), ("3e5 uW", 0.1), ("1.500 kWh", 3600.0), ("1.5e-1 kJ", 10.0)],
+)
+def test_last_digit_is_the_step(output: str, step: float) -> None:
+    assert exec_meter.parse(output, "x").step == pytest.approx(step)
+
+
+@pytest.mark.parametrize("output", ["", "ok", "12 V", "3 MW", "5 apples", "1 2 3", "v1.5W", "1e999 W", "1e999"])
 def test_what_is_not_guessed_at(output: str) -> None:
     with pytest.raises(MeterError) as caught:
         exec_meter.parse(output, "exec:x")
@@ -59,6 +68,7 @@ def test_watts_are_integrated(tmp_path: Path) -> None:
     clock = Clock()
     meter = exec_meter.open_exec(f"cat {tmp_path}/watts", clock, thread=False)
     assert (meter.info.scope, meter.info.domains) == ("machine", ("machine",))
+    assert meter.info.resolution_j == pytest.approx(1.0 * meter.info.update_period_s)
     assert meter.info.source == f"command 'cat {tmp_path}/watts', watts, integrated"
     start = meter.read()
     clock.now = 1.0
@@ -70,6 +80,7 @@ def test_joules_are_subtracted(tmp_path: Path) -> None:
     (tmp_path / "joules").write_text("4200.5 J\n")
     clock = Clock()
     meter = exec_meter.open_exec(f"cat {tmp_path}/joules", clock)
+    assert meter.info.resolution_j == pytest.approx(0.1)
     start = meter.read()
     clock.now = 10.0
     (tmp_path / "joules").write_text("4300 J\n")
@@ -119,6 +130,16 @@ def test_command_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypat
         time.sleep(0.02)
     else:
         pytest.fail("the command's child lives on")
+
+
+def test_command_whose_child_left_its_session_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child keeps the command's output open until long after the command was ended."""
+    monkeypatch.setattr(exec_meter, "TIMEOUT_S", 0.3)
+    script = "import subprocess; subprocess.Popen(['sleep', '5'], start_new_session=True)"
+    started = time.monotonic()
+    with pytest.raises(MeterError, match=r"gave no answer within 0\.3 s$"):
+        exec_meter.run(f"{sys.executable} -c {shlex.quote(script)}")
+    assert time.monotonic() - started < 4.5
 
 
 def test_command_that_dies_in_mid_run(tmp_path: Path) -> None:

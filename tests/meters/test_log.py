@@ -191,6 +191,17 @@ def test_bad_header_or_record_is_named(tmp_path: Path, text: str, message: str) 
     assert str(caught.value) == f"{path}:{message}"
 
 
+def test_watts_and_joules_in_turn(tmp_path: Path) -> None:
+    path = tmp_path / "power.jsonl"
+    path.write_text(
+        '{"timestamp": 1769860800, "watts": 40}\n{"timestamp": 1769860801, "watts": 40}\n'
+        '{"timestamp": 1769860802, "joules": 120034}\n'
+    )
+    with pytest.raises(MeterError) as caught:
+        log.PowerLog(path)
+    assert str(caught.value) == f"{path}:3: has watts and joules in turn; keep to one of them"
+
+
 def test_joules_that_fall(tmp_path: Path) -> None:
     path = csv_log(tmp_path / "p.csv", (T0, 100), (T0 + 1, 50), header="timestamp,joules")
     with pytest.raises(MeterError) as caught:

@@ -33,6 +33,7 @@ class Gpu:
     counter: bool = True
     power: bool = True
     mig: int | None = None
+    load: int | None = 50
     error: int | None = None
     counted_before: int = 5_000_000
 
@@ -42,6 +43,7 @@ class FakeNvml(types.ModuleType):
     NVML_ERROR_NOT_SUPPORTED = 3
     NVML_ERROR_NO_PERMISSION = 4
     NVML_ERROR_LIBRARY_NOT_FOUND = 12
+    NVML_ERROR_FUNCTION_NOT_FOUND = 13
     NVML_ERROR_GPU_IS_LOST = 15
 
     def __init__(self, *gpus: Gpu, init_error: int | None = None) -> None:
@@ -89,6 +91,12 @@ class FakeNvml(types.ModuleType):
             raise NVMLError(3)
         return int(gpu.watts * 1000)
 
+    def nvmlDeviceGetUtilizationRates(self, gpu: Gpu) -> types.SimpleNamespace:  # noqa: N802
+        self._there(gpu)
+        if gpu.load is None:
+            raise NVMLError(3)
+        return types.SimpleNamespace(gpu=gpu.load, memory=0)
+
     @staticmethod
     def _there(gpu: Gpu) -> Gpu:
         if gpu.error is not None:
@@ -135,6 +143,38 @@ def test_power_is_the_named_fall_back_of_one_gpu_only(install: Any) -> None:
         fake.now += 0.5
         end = meter.read()
     assert energy_between(start, end, "nvml") == pytest.approx({"nvml/gpu-0": 3000, "nvml/gpu-1": 500}, rel=0.01)
+    meter.close()
+
+
+def test_utilisation_adds_up_to_busy_seconds_of_the_gpus_that_tell_it(install: Any) -> None:
+    fake = install(busy := Gpu(load=80), Gpu(load=None))
+    meter = nvml.open_nvml(clock=fake.clock, thread=False)
+    assert meter.info.source.endswith("; utilisation of gpu-1 not read: NVML: Not Supported")
+    start = meter.read()
+    for _ in range(20):
+        fake.now += 0.5
+        end = meter.read()
+    assert set(end.busy_s) == {"gpu-0"}
+    assert (end.busy_s["gpu-0"] - start.busy_s["gpu-0"]) / (end.time_s - start.time_s) == pytest.approx(0.8, rel=0.01)
+    # It fails where the joules do not: the reading has no busy seconds, and its joules stand.
+    busy.load = None
+    fake.now += 10.0
+    failed = meter.read()
+    assert failed.busy_s == {}
+    assert energy_between(end, failed, "nvml") == pytest.approx({"nvml/gpu-0": 3000, "nvml/gpu-1": 3000}, rel=0.01)
+    meter.close()
+
+
+def test_driver_too_old_for_a_call_is_one_that_cannot_do_it(install: Any) -> None:
+    fake = install(Gpu())
+
+    def missing(*_: Any) -> Any:
+        raise NVMLError(13)
+
+    fake.nvmlDeviceGetMigMode = fake.nvmlDeviceGetUtilizationRates = missing  # type: ignore[method-assign]
+    meter = nvml.open_nvml(clock=fake.clock)
+    assert meter.info.domains == ("gpu-0",)
+    assert meter.read().busy_s == {}
     meter.close()
 
 

@@ -146,6 +146,21 @@ def test_guard_interval_follows_the_power_limit(tmp_path: Path) -> None:
     assert open_on(large).guard_interval_s == pytest.approx(262.1 / 4 / 4, rel=0.01)
 
 
+def test_the_bound_is_twice_the_largest_limit_and_never_small(tmp_path: Path) -> None:
+    assert rapl._bound_w(tmp_path) == 1000.0
+    for name, microwatts in (("0_power_limit", "700000000"), ("1_max_power", "1500000000"), ("2_power_limit", "?")):
+        (tmp_path / f"constraint_{name}_uw").write_text(f"{microwatts}\n")
+    assert rapl._bound_w(tmp_path) == 3000.0
+
+
+def test_zone_without_a_range_is_left_out(tmp_path: Path) -> None:
+    machine = desktop(tmp_path)
+    (machine.root / "intel-rapl:0:0" / "max_energy_range_uj").unlink()
+    zones, notes = rapl.find_zones(machine.root)
+    assert [zone.domain for zone in zones] == ["package-0", "dram-0"]
+    assert notes == ("intel-rapl:0:0 left out: no name or no range",)
+
+
 def test_counter_that_stands_still_is_an_error_when_opened(tmp_path: Path) -> None:
     machine = SimulatedMachine(tmp_path, SimulatedZone("intel-rapl:0", "package-0", constant(0.0)))
     with pytest.raises(MeterError) as caught:

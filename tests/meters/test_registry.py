@@ -34,6 +34,7 @@ def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         for name, value in (
             ("watch", "outside_watch"),
             ("broken", "outside_broken"),
+            ("failing", "outside_failing"),
             ("odd", "outside_watch:probe"),
             ("rapl", "outside_watch"),
         )
@@ -41,6 +42,7 @@ def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points if group == registry.GROUP else [])
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "outside_broken.py").write_text("raise RuntimeError('no such board')\n")
+    (tmp_path / "outside_failing.py").write_text("def probe():\n    raise OSError('the board is asleep')\n")
     (tmp_path / "outside_watch.py").write_text(
         "from compressor.meters.cpu_time import CpuTimeMeter, probe\n"
         "def open_meter(argument, options):\n"
@@ -51,7 +53,7 @@ def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     registry._outside.cache_clear()
     yield tmp_path
     registry._outside.cache_clear()
-    for name in ("outside_watch", "outside_broken"):
+    for name in ("outside_watch", "outside_broken", "outside_failing"):
         sys.modules.pop(name, None)
 
 
@@ -149,7 +151,7 @@ def test_ladder_reads_the_same_counters_once() -> None:
 
 
 def test_outside_package_registers_a_meter(outside: Path) -> None:
-    assert registry.meter_names() == (*NAMES, "broken", "odd", "watch")
+    assert registry.meter_names() == (*NAMES, "broken", "failing", "odd", "watch")
     assert registry.status("watch").usable
     meter = registry.open_meter("watch:a:b", MeterOptions())
     assert meter.argument == "a:b"  # type: ignore[attr-defined]
@@ -162,6 +164,7 @@ def test_outside_package_cannot_take_a_built_in_name(outside: Path) -> None:
 def test_broken_outside_package_is_named_and_harms_no_other(outside: Path) -> None:
     broken = registry.status("broken")
     assert (broken.usable, broken.why) == (False, "broken: its package fails to load: RuntimeError: no such board")
+    assert registry.status("failing").why == "its probe fails: OSError: the board is asleep"
     assert registry.status("odd").why == "odd: the entry point 'outside_watch:probe' is not a module"
     assert registry.status("watch").usable
 

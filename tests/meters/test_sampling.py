@@ -8,7 +8,7 @@ import pytest
 
 from compressor.errors import MeterError
 from compressor.meters.base import energy_between
-from compressor.meters.sampling import SampledMeter
+from compressor.meters.sampling import CombinedMeter, SampledMeter
 from compressor.results import MeterInfo
 
 INFO = MeterInfo("sensor", ("rail",), "measured", "board", 0.1, 1e-6, "a sensor of the test")
@@ -102,3 +102,31 @@ def test_thread_samples_between_reads_and_reports_what_it_lost() -> None:
         meter.close()
     with pytest.raises(MeterError, match=r"^sensor: is closed$"):
         meter.read()
+
+
+def test_the_thread_ends_when_the_meter_is_closed() -> None:
+    sensor = Sensor()
+    meter = SampledMeter(INFO, sensor.watts, 0.001, clock=sensor.clock)
+    sampler = meter._thread
+    assert sampler is not None
+    assert sampler.is_alive()
+    meter.close()
+    assert not sampler.is_alive()
+    sensor.open().close()
+
+
+def test_parts_are_read_together() -> None:
+    first, second = Sensor(), Sensor()
+    other = MeterInfo("sensor", ("second",), "measured", "board", 0.1, 1e-6, "a sensor of the test")
+    parts = first.open(), SampledMeter(other, lambda: {"second": 1.0}, 0.1, clock=second.clock, thread=False)
+    closed: list[int] = []
+    meter = CombinedMeter(INFO, parts, lambda: closed.append(1))
+    first.now, second.now = 0.5, 0.7
+    reading = meter.read()
+    assert reading.time_s == 0.7
+    assert reading.energy_j == {"rail": pytest.approx(5.25), "second": pytest.approx(0.7)}
+    assert meter.largest_gap_s == 0.7
+    meter.close()
+    meter.close()
+    assert closed == [1]
+    assert CombinedMeter(INFO, (parts[0],)).largest_gap_s == 0.5

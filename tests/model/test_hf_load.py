@@ -144,7 +144,9 @@ def test_shards_are_read_by_their_index(bert, copy):
 def test_index_that_leads_outside_is_refused(copy):
     (copy / "model.safetensors").unlink()
     (copy / hf_folder.INDEX).write_text(json.dumps({"weight_map": {"a": "../other/model.safetensors"}}))
-    with pytest.raises(UnsafeFileError, match="its weights are outside its folder"):
+    with pytest.raises(
+        UnsafeFileError, match=r"names '\.\./other/model\.safetensors', which is no safetensors file beside"
+    ):
         load_folder(copy)
 
 
@@ -168,9 +170,66 @@ def test_adapter_alone(copy):
     (copy / "config.json").unlink()
     (copy / "adapter_config.json").write_text("{}")
     assert error_of(copy) == (
-        f"{copy}: holds a PEFT adapter without the model it belongs to; merge it into its model with "
+        f"{copy}: holds a PEFT adapter (adapter_config.json), which is no whole model; merge it into its model with "
         "merge_and_unload() and save that"
     )
+
+
+def test_adapter_beside_a_model(copy):
+    """transformers would load the adapter's own base from the hub instead of these weights."""
+    (copy / "adapter_config.json").write_text("{}")
+    assert ": holds a PEFT adapter (adapter_config.json)" in error_of(copy)
+
+
+@pytest.mark.parametrize(
+    ("config", "by"),
+    [({"quant_method": "gptq", "bits": 4}, "gptq"), ({"load_in_8bit": True}, "another tool"), ("fp8", "fp8")],
+)
+def test_quantized_by_another_tool(copy, config, by):
+    configure(copy, quantization_config=config)
+    assert error_of(copy) == f"{copy}: is quantized already, by {by}; give the model that it was made from"
+
+
+def test_fewer_layers_than_weights(copy):
+    configure(copy, num_hidden_layers=1)
+    assert error_of(copy) == (
+        f"{copy}: its config.json describes fewer layers than it holds weights of, e.g. "
+        "bert.encoder.layer.1.attention.output.LayerNorm.bias; take config and weights from the same model"
+    )
+
+
+def test_one_file_goes_before_an_index(copy):
+    (copy / hf_folder.INDEX).write_text("left over")
+    assert hf_folder.screen(copy).weights == (copy / "model.safetensors",)
+
+
+def test_bytes_behind_the_weights(copy):
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes() + b"xy")
+    assert error_of(copy) == f"{file}: has 2 bytes too many; copy or download it again"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("config.json", "is a file, not the folder of a model"), ("no", "no such folder")]
+)
+def test_no_folder(bert, name, what):
+    with pytest.raises(ModelError) as caught:
+        hf_folder.screen(bert / name)
+    assert caught.value.what == what
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({}, None),
+        ({"id2label": {"0": "LABEL_0"}}, "regression"),
+        ({"num_labels": 1}, "regression"),
+        ({"id2label": {"0": "a"}, "problem_type": "single_label_classification"}, "single_label_classification"),
+        ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
+    ],
+)
+def test_what_a_classifier_gives(config, problem):
+    assert hf_folder.problem_of(config) == problem
 
 
 def test_unknown_model_type(copy):
@@ -245,6 +304,8 @@ def test_no_weights(copy):
         f"{copy}: holds no weights; name the ONNX file in it, {copy / 'model.onnx'}, or give the folder that it was "
         "exported from"
     )
+    (copy / "model.onnx").rename(copy / "model.gguf")
+    assert error_of(copy).endswith("; GGUF files are not read: give the model that they were made from")
 
 
 def test_pickled_weights_need_leave(bert, copy):
@@ -254,8 +315,8 @@ def test_pickled_weights_need_leave(bert, copy):
         load_model(copy)
     assert str(caught.value) == (
         f"{copy}: holds its weights as a pickle only (pytorch_model.bin); loading it could run whatever code is in it; "
-        "where it was made, save it with save_pretrained(safe_serialization=True); or add --allow-pickle if you trust "
-        "where it comes from"
+        "where it was made, save it with save_pretrained(safe_serialization=True); or, if you trust where it comes "
+        "from, 'compress' takes --allow-pickle"
     )
     whole, pickled = load_folder(bert), load_model(copy, allow_pickle=True)
     assert torch.equal(whole.module(*whole.example_inputs), pickled.module(*whole.example_inputs))
@@ -284,8 +345,8 @@ def test_code_of_its_own_needs_leave(copy, monkeypatch):
     with pytest.raises(UnsafeFileError) as caught:
         load_model(copy)
     assert str(caught.value) == (
-        f"{copy}: brings Python code of its own (auto_map in config.json), which loading it would run; add "
-        "--trust-remote-code only if you trust where it comes from"
+        f"{copy}: brings Python code of its own (auto_map in config.json), which loading it would run; 'compress' "
+        "and 'bench' take --trust-remote-code: add it only if you trust where it comes from"
     )
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(copy.parent / "modules"))
     configure(copy, model_type="own")
@@ -391,8 +452,6 @@ def test_companions_are_copied_and_weights_are_not(bert, tmp_path):
         "tokenizer_config.json",
         "vocab.txt",
     }
-    assert hf_folder.pooling(tmp_path) == "cls"
-    assert hf_folder.pooling(tmp_path / "1_Pooling") == "mean"
 
 
 def test_example_is_the_same_every_time(bert):

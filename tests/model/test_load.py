@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import shutil
 import sys
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_neither_data_nor_shape(saved):
             load_model(saved[name], **needed)
         assert str(caught.value) == (
             f"{saved[name]}: does not say what goes into it ({kind} files hold no input shapes); give --input-shape "
-            "(without the batch, e.g. 1,28,28) or --data"
+            "(without the batch, e.g. 1x28x28) or --data"
         )
 
 
@@ -251,8 +252,35 @@ def test_a_pickled_module_needs_permission(saved):
 
 def test_a_pickled_module_whose_class_is_gone(saved, monkeypatch):
     monkeypatch.delitem(sys.modules, "net_of_the_model_tests")
-    with pytest.raises(ModelError, match="cannot be unpickled: ModuleNotFoundError: No module named 'net_of_the_model"):
+    with pytest.raises(ModelError) as caught:
         load_model(saved["pickled.pt"], input_shapes=SHAPES, allow_pickle=True)
+    assert str(caught.value) == (
+        f"{saved['pickled.pt']}: cannot be unpickled: ModuleNotFoundError: No module named 'net_of_the_model_tests'; "
+        "its class is in Python code that is not here: save model.state_dict() there and name it with --arch "
+        "file.py:callable"
+    )
+
+
+def test_a_pickled_module_whose_class_lies_in_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "net_beside.py").write_text("import torch\nclass Net(torch.nn.Linear):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        torch.save(importlib.import_module("net_beside").Net(3, 2), tmp_path / "m.pt")
+    monkeypatch.delitem(sys.modules, "net_beside")
+    assert load_model(tmp_path / "m.pt", input_shapes=((3,),), allow_pickle=True).summary.parameters == 8
+
+
+def test_a_pickled_module_whose_class_is_in_the_script_that_saved_it(tmp_path, monkeypatch):
+    class Own(torch.nn.Module):
+        pass
+
+    Own.__module__, Own.__qualname__ = "__main__", "Own"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["__main__"], "Own", Own, raising=False)
+        torch.save(Own(), tmp_path / "m.pt")
+    with pytest.raises(ModelError, match="its class is in the script that wrote it: save model"):
+        load_model(tmp_path / "m.pt", input_shapes=((3,),), allow_pickle=True)
 
 
 def test_a_pickled_something_else(tmp_path):

@@ -9,11 +9,14 @@ import torch
 from decoders import save_gpt2, save_llama
 from torch.nn import functional as F
 
-from compressor.errors import ModelError, UnsafeFileError
+from compressor.errors import ExportError, ModelError, UnsafeFileError
+from compressor.export import export_torch
+from compressor.export_hf import write_onnx
 from compressor.model.checkpoint import open_checkpoint
 from compressor.model.load import load_model
 from compressor.model.packing import Format, dequantize, parts, quantize
 from compressor.model.quantized import QuantizedLinear, empty_model, load_quantized
+from compressor.runtimes.registry import open_session
 from compressor.streaming.write import StreamJob, stream
 
 FORMATS = [Format(8, None, True), Format(4, 32, False), Format(4, 64, True)]
@@ -70,6 +73,22 @@ def test_a_streamed_model_computes_nearly_the_same(
     assert 0 < relative(logits(tmp_path / "out"), logits(source)) < tolerance
     # Every weight is counted, packed or not.
     assert found.summary.parameters == load_model(source).summary.parameters
+
+
+def test_saved_again_it_is_such_a_checkpoint(llama: Path, tmp_path: Path) -> None:
+    """As 'compress bench' does, which runs a copy."""
+    model = load_quantized(stream(StreamJob(llama, out=tmp_path / "out")).folder)
+    artifact = export_torch(model, tmp_path)
+    again = open_session(tmp_path / artifact.path)
+    inputs = tuple(x.numpy() for x in model.example_inputs)
+    with torch.no_grad():
+        assert np.array_equal(again.run(inputs)[0], model.module(*model.example_inputs)[0].numpy())
+    with pytest.raises(ExportError) as caught:
+        write_onnx(model, tmp_path / "model.onnx", 20)
+    assert str(caught.value) == (
+        "out: its weights are quantized already, by 'compress stream', for PyTorch alone; give the model that it was "
+        "made from, or measure it by 'compress bench' on torch"
+    )
 
 
 def test_the_levels_are_the_weights_of_the_checkpoint(llama: Path, tmp_path: Path) -> None:

@@ -22,8 +22,12 @@ def test_without_an_architecture(saved):
     for name, kind, first in (("state.pt", "state dict", "stem.weight"), ("legacy.pt", "state dict", "stem.weight")):
         with pytest.raises(ModelError) as caught:
             load_model(saved[name])
-        assert str(caught.value) == f"{saved[name]}: holds a {kind} of 10 tensors, e.g. '{first}'; {CALLABLE}"
-    with pytest.raises(ModelError, match=r"holds a safetensors of 10 tensors, e\.g\. '[\w.]+'; name the architecture"):
+        assert str(caught.value) == (
+            f"{saved[name]}: holds weights without their model ({kind}, 10 tensors, e.g. '{first}'); {CALLABLE}"
+        )
+    with pytest.raises(
+        ModelError, match=r"without their model \(safetensors, 10 tensors, e\.g\. '[\w.]+'\); name the arch"
+    ):
         load_model(saved["net.safetensors"])
 
 

@@ -246,16 +246,34 @@ def test_a_kill_in_the_middle_resumes_to_the_same_result(tmp_path: Path) -> None
 
 
 def test_several_processes_train_one_student(tmp_path: Path) -> None:
-    """Two processes on this machine, as ``accelerate launch`` starts them; a batch is cut between them."""
+    """Two processes on this machine, as ``accelerate launch`` starts them; a batch is cut between them.
+
+    The second one's clock calls for a checkpoint after every step, and the first one's never does: only the first one
+    writes, and a second that wrote as well would find its file renamed away under its hands.
+    """
     code = tmp_path / "both.py"
     code.write_text(
-        "import hashlib, sys\n"
+        "import hashlib, os, sys\n"
         "from pathlib import Path\n"
         "from digits import context, digest, net, task\n"
+        "from compressor.passes import loop\n"
+        "from compressor.passes.checkpoint import Checkpoint\n"
         "from compressor.passes.distill import Distill\n"
+        "rank, save, cut = os.environ['RANK'], Checkpoint.save, loop._Run._batch\n"
+        "log = open(f'log{rank}', 'w')\n"
+        "def saved(checkpoint, progress, tensors):\n"
+        "    print('saved', progress.epoch, file=log)\n"
+        "    save(checkpoint, progress, tensors)\n"
+        "def part(run, rows):\n"
+        "    batch = cut(run, rows)\n"
+        "    print('half' if 2 * len(batch.rows) == len(rows) else 'whole', file=log)\n"
+        "    return batch\n"
+        "Checkpoint.save, loop._Run._batch = saved, part\n"
         "held = context(task(400), Path(sys.argv[1]), net(16, 2, seed=5))\n"
-        "made = Distill(epochs=2, learning_rate=1e-2).apply(net(8), held)\n"
-        "print('weights', hashlib.sha256(repr(sorted(digest(made).items())).encode()).hexdigest(), flush=True)\n"
+        "settings = Distill(epochs=2, batch=120, learning_rate=1e-2, checkpoint_minutes=0 if rank == '1' else 60)\n"
+        "made = settings.apply(net(8), held)\n"
+        "print('weights', hashlib.sha256(repr(sorted(digest(made).items())).encode()).hexdigest(), file=log)\n"
+        "log.close()\n"
     )
     root = Path(__file__).parents[2]
     found = subprocess.run(
@@ -271,9 +289,11 @@ def test_several_processes_train_one_student(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    weights = [line for line in found.stdout.splitlines() if line.startswith("weights ")]
-    assert len(weights) == 2, found.stderr
-    assert weights[0] == weights[1]
+    assert found.returncode == 0, found.stderr
+    one, other = ((tmp_path / f"log{rank}").read_text().splitlines() for rank in (0, 1))
+    batches = ["half"] + 2 * ["half", "half", "half", "half"]  # before training; three steps and a validation
+    assert [line for line in one if line != "half"] == ["saved 1", "saved 2", one[-1]]
+    assert other == [*batches, one[-1]]
     assert sorted(path.suffix for path in (tmp_path / "run").iterdir()) == [".npy", ".safetensors"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -168,6 +169,88 @@ def test_unknown_operator_is_named_and_its_channels_stay() -> None:
     assert widths == {"one": 0, "two": 8, "three": 0}
     assert len(graph.untouchable) == 1
     assert graph.untouchable[0].startswith("sort (test_graph.py:")
+
+
+class Moved(nn.Module):
+    """Channels shuffled by torch's own module, moved to the end and back, and some of them overwritten in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1, groups=2)
+        self.shuffle, self.mixed, self.head = nn.ChannelShuffle(2), nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.shuffle(torch.relu(self.grouped(torch.relu(self.stem(x)))))
+        x = torch.relu(self.mixed(x.movedim(1, -1))).moveaxis((3, 1), (1, 2)).tile(1, 1, 2, 1)
+        x[:, :, 0] = 0
+        return self.head(x.mean((2, 3)))
+
+
+class Masked(nn.Module):
+    """Attention as users call it, its second value dropped, and an encoder under a mask of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(6, 16)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.encoder = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        x = self.embed(x)
+        y, _ = self.attention(x, x, x)
+        return self.head(self.encoder(x + y, src_key_padding_mask=padding > 0.5).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("module", "shapes", "widths"),
+    [
+        (Moved, [(3, 4, 4)], {"stem": 4, "grouped": 6, "mixed": 8, "head": 0}),
+        (
+            Masked,
+            [(5, 6), (5,)],
+            {
+                "embed": 16, "attention.in_proj": 4, "attention.out_proj": 16, "encoder.self_attn.in_proj": 4,
+                "encoder.self_attn.out_proj": 16, "encoder.linear1": 24, "encoder.linear2": 16, "head": 0,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_what_torchs_own_modules_do_is_followed(
+    module: type[nn.Module], shapes: list[tuple[int, ...]], widths: dict[str, int]
+) -> None:
+    torch.manual_seed(0)
+    graph = ChannelGraph(torch_model(settle(module().requires_grad_(False)), *(torch.rand(2, *s) for s in shapes)))
+    assert {layer.name: len(set(layer.channels.tolist()) - {0}) for layer in graph.layers} == widths
+    assert graph.untouchable == ()
+    removed = some(graph, 0.5, spare="norm")
+    batch = [torch.rand(3, *shape) for shape in shapes]
+    expected = without_effect(graph, removed)(*batch)
+    torch.testing.assert_close(graph.without(removed).module(*batch), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "macs"),
+    [
+        (lambda: nn.LSTM(4, 8, 2, batch_first=True, bidirectional=True), 2 * 4 * 8 * (4 + 8) + 2 * 4 * 8 * (16 + 8)),
+        (lambda: nn.GRU(4, 8, batch_first=True), 3 * 8 * (4 + 8)),
+    ],
+)
+def test_recurrent_layers_keep_their_width_but_count(module: Callable[[], nn.Module], macs: int) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.steps = nn.Linear(6, 4), module()
+            self.head = nn.LazyLinear(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.steps(self.embed(x))[0][:, -1])
+
+    made = Net()
+    made(torch.randn(2, 5, 6))
+    graph = ChannelGraph(torch_model(made, torch.randn(2, 5, 6)))
+    assert graph.flops(graph.none) == 2 * (5 * (6 * 4 + macs) + made.head.in_features * 3)
+    assert [name.split(" ")[0] for name in graph.untouchable] == [type(made.steps).__name__.lower()]
 
 
 def test_model_stays_as_it_is() -> None:

@@ -75,7 +75,7 @@ def test_activation_that_overflows_stays_float32(vnni: OnVnni, tmp_path: Path) -
     source = product(tmp_path / "s.onnx", np.eye(4) * 60000)
     x = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32) * 5
     step = Fp16().apply(source, tmp_path / "a.onnx", vnni((x,)))
-    assert step.notes[1] == "Left in fp32, as an activation there exceeds 65504 in calibration: first, second."
+    assert step.notes[1] == "Left in fp32, as a constant or an activation there exceeds 65504: first, second."
     got, expected = open_session(tmp_path / "a.onnx").predict((x,)), open_session(source).predict((x,))
     np.testing.assert_allclose(got, expected, rtol=5e-3, atol=1e-2)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from digits import Digits
-from small_transformers import answer, data, reloaded, small
+from tiny_transformers import answer, data, reloaded, small
 from torch import nn
 
 from compressor.errors import MethodError
@@ -158,7 +158,9 @@ def test_heads_that_have_to_stay_are_named(name: str, remark: str) -> None:
     )
     with pytest.raises(MethodError) as caught:
         rule.apply(model, labelled(model))
-    assert str(caught.value).endswith(f"inputs or outputs, or is the only one; {remark.rstrip('.')}")
+    assert str(caught.value).endswith(
+        f"inputs or outputs, meets a tensor of fixed size, or is the only one; {remark.rstrip('.')}"
+    )
 
 
 def test_widths_that_are_one_for_all_layers_go_in_all_or_in_none() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from digits import Digits, digest
-from small_transformers import FILLED, LENGTH, answer, data, reloaded, small, wrapped
+from tiny_transformers import FILLED, LENGTH, answer, data, reloaded, small, wrapped
 
 from compressor.errors import MethodError
 from compressor.model.base import TorchModel

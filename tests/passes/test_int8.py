@@ -399,6 +399,8 @@ def test_without_examples_dynamic_int8_goes_by_rule(zoo: Zoo, vnni: OnVnni, tmp_
     assert "Chosen by rule: there are no calibration examples to time it on." in step.notes
     assert step.settings["measured"] is False
     assert step.sensitivity == ()
+    few = Int8().apply(source, tmp_path / "few.onnx", replace(vnni((inputs[0][:5],)), batch=8))
+    assert "Chosen by rule: there are only 5 calibration examples for a batch of 8 to time it on." in few.notes
     message = refused(source, tmp_path / "b.onnx", vnni((inputs[0][:0],)), Int8(by_rule=True, max_error=0.1))
     assert message == (
         "int8: there are no calibration examples to measure max_error on; give data, with some left for calibration"

@@ -260,7 +260,8 @@ def test_settings_out_of_range(settings: dict[str, float], message: str) -> None
         (
             Prune(),
             linear(),
-            "prune: no channel can be removed: each reaches the model's inputs or outputs, or is the only one",
+            "prune: no channel can be removed: each reaches the model's inputs or outputs, meets a tensor of fixed "
+            "size, or is the only one",
         ),
         (
             Prune(),
@@ -300,8 +301,8 @@ def test_operator_in_the_way_is_named() -> None:
     with pytest.raises(MethodError) as caught:
         Prune().apply(torch_model(Fixed(), torch.randn(2, 6)), NO_DATA)
     assert str(caught.value).startswith(
-        "prune: no channel can be removed: each reaches the model's inputs or outputs, or is the only one; channels "
-        "cannot be followed through sort (test_prune.py:"
+        "prune: no channel can be removed: each reaches the model's inputs or outputs, meets a tensor of fixed size, "
+        "or is the only one; channels cannot be followed through sort (test_prune.py:"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_transformers import answer, reloaded, small
+from tiny_transformers import answer, reloaded, small
 from topologies import topology, torch_model
 from torch import nn
 

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from digits import Digits, Net, accuracy, arrays, context, digest, exported, net, task, wrap
@@ -240,6 +241,11 @@ def test_types_are_those_of_the_target() -> None:
             Examples((X[:50],), Y[:50]),
             "qat: the model has no convolution and no product with a weight that int8 would round; "
             "leave the method out",
+        ),
+        (
+            trained,
+            Examples((np.full_like(X[:50], np.nan),), Y[:50]),
+            "qat: an activation is NaN; give a smaller learning_rate, and check the data for NaN",
         ),
     ],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from digits import accuracy, arrays, context, digest, exported, net, task
+from digits import accuracy, arrays, context, digest, exported, net, task, wrap
 from topologies import topology
+from torch import nn
 
 from compressor.errors import MethodError
 from compressor.passes.base import Context
@@ -79,3 +80,13 @@ def test_a_width_that_changes_nothing_is_named(held: Context) -> None:
     assert str(caught.value) == (
         "distill: width is 0.95, with which no layer becomes narrower; lower it: layers keep a multiple of 8 channels"
     )
+
+
+def test_a_batch_norm_without_statistics_of_its_own_stays_so() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16, track_running_stats=False), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10)
+    )
+    model = wrap(module)
+    made, _ = make_student(FRESH, model, task(50).training(), context(task(50)), "distill")  # type: ignore[arg-type]
+    assert made.module(*model.example_inputs).isfinite().all()

@@ -35,6 +35,15 @@ def run(module: nn.Module, training: Training, workdir: Path | None = None, **op
     return {name: value.numpy().tobytes() for name, value in made.state_dict().items()}
 
 
+def test_several_labels_per_example_are_not_trained() -> None:
+    tiny = pytest.importorskip("tiny_transformers")
+    model = tiny.small("bert", layers=1)
+    model.module.hf.config.problem_type = "multi_label_classification"
+    examples = Examples(tiny.data(model.module.hf, 4), np.eye(2, dtype=np.int64)[[0, 1, 1, 0]])
+    with pytest.raises(MethodError, match=r"gives several labels per example is not trained"):
+        module_under_test.meaning_on(model.module, model, examples, context(task(300)), "distill")
+
+
 def test_fine_tuning_learns_and_leaves_its_input_alone() -> None:
     model = net()
     before = digest(model)
@@ -439,6 +448,72 @@ def test_class_numbers_have_no_gradient() -> None:
     assert str(caught.value) == (
         "finetune: the model's first output is int64 (256,), which has no gradient; train a model that gives scores, "
         "(N, C), or numbers"
+    )
+
+
+class InPlace(nn.Module):
+    """Runs, but overwrites what its gradient needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.sigmoid(self.linear(x.flatten(1)))
+        x[:, 0] = 0
+        return self.head(x)
+
+
+class Huge(nn.Module):
+    """Stands for a model whose batch takes more memory than there is, with gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("module", "count", "message"),
+    [
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)),
+            2,  # one to validate with
+            "finetune: a batch norm was given one example, whose statistics mean nothing; give more training examples, "
+            "or a larger batch",
+        ),
+        (
+            InPlace,
+            20,
+            "finetune: the model runs but cannot be trained: RuntimeError: one of the variables needed for gradient "
+            "computation has been modified by an inplace operation: ",
+        ),
+        (Huge, 20, "finetune: ran out of memory; give a smaller batch"),
+    ],
+)
+def test_models_that_run_but_cannot_be_trained(module: Any, count: int, message: str) -> None:
+    data = Digits(Examples((X[:count],), Y[:count]), Examples((X[:10],), None))
+    with pytest.raises(MethodError) as caught:
+        finetune(wrap(module()), context(data), epochs=1)
+    assert str(caught.value).startswith(message)
+
+
+def test_outputs_that_are_not_trained_are_named() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(64, 10), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"class": self.one(x.flatten(1)), "box": self.other(x.flatten(1))}
+
+    tuned = finetune(wrap(Two()), context(task(100)), epochs=1)
+    assert tuned.steps[-1].notes[1:] == (
+        "Only the first of the model's 2 outputs was trained: see what became of the others.",
     )
 
 

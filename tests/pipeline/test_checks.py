@@ -12,7 +12,8 @@ needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="not r
 
 
 @pytest.mark.parametrize(
-    "methods", [["int8"], ["prune", "qat", "int8"], ["prune", "torchao-int8-dynamic"], ["smoothquant", "int8"]]
+    "methods",
+    [["int8"], ["prune", "qat", "int8"], ["prune", "torchao-int8-dynamic"], ["smoothquant", "int8"], ["prune", "bf16"]],
 )
 def test_orders_that_hold(methods: list[str]) -> None:
     check_order(methods)
@@ -51,6 +52,7 @@ def test_runtimes_follow_from_the_method_unless_named() -> None:
     assert chosen("int8") == ()
     assert chosen("int8", "onnxruntime", "torch") == ("onnxruntime", "torch")
     assert chosen("torchao-int8-dynamic", "torch") == ("torch",)
+    assert chosen("bf16", "torch") == ("torch",)
 
 
 @pytest.mark.parametrize(

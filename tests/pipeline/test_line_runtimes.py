@@ -2,59 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from invented import invented_benchmark
 from torch import nn
 
-from compressor.benchmark.runner import Arm, BenchmarkResult
-from compressor.environment import describe_environment
 from compressor.pipeline import Job, Method, deliver, line, run
-from compressor.results import Measurement, MeterInfo, RuntimeInfo, Trial
-from compressor.runtimes.registry import FORMATS, open_session
-
-METER = MeterInfo("cpu-time", ("cpu",), "estimated", "process", 0.0, 0.0, "fake")
-COST_S = {"torch-compile": 1.0, "torch": 3.0, "onnxruntime": 2.0, "openvino": 1.0}
-"""Invented: CPU seconds of a call, by runtime."""
-
-
-def fake_benchmark(arms: Sequence[Arm], inputs: Any, plan: Any, **_: Any) -> BenchmarkResult:
-    """Invented figures for real arms."""
-    environment = describe_environment(0.0)
-    found = []
-    for arm in arms:
-        name = arm.runtime or FORMATS[arm.path.suffix]
-        cost = COST_S[name] * (0.5 if arm.role in ("candidate", "stage") else 1.0)
-        noise = 1e-3 if arm.role == "control" else 0.0
-        trials = tuple(
-            Trial(i, 1, cost, cost * (1 + 1e-3 * i + noise * (-1) ** i), {"cpu-time/cpu": 10 * cost}, 0.0, None)
-            for i in range(4)
-        )
-        runtime = RuntimeInfo(name, "9", arm.device, {})
-        found.append(
-            Measurement(
-                arm=arm.name,
-                role=arm.role,
-                artifact=arm.artifact,
-                runtime=runtime,
-                kernels=arm.kernels,
-                plan=plan,
-                environment=environment,
-                meters=(METER,),
-                trials=trials,
-                rejected=(),
-                idle_power_w={},
-                latency=None,
-                peak_memory_bytes=None,
-                load_s=1.0,
-                steady=True,
-                score=arm.score,
-            )
-        )
-    return BenchmarkResult(tuple(found), (), False)
+from compressor.runtimes.registry import open_session
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, method: str, *runtimes: str):
-    monkeypatch.setattr(line, "run_benchmark", fake_benchmark)
+    monkeypatch.setattr(line, "run_benchmark", invented_benchmark)
     monkeypatch.setattr(deliver, "render_html", lambda report: report.headline)  # its plots take seconds
     job = Job(model, (Method(method),), preset="quick", out=out, meters=("cpu-time",), runtimes=runtimes)
     return run(job)

@@ -1,5 +1,7 @@
 """Which answers changed, on two tiny classifiers."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,10 @@ from compressor.results import TaskSummary
 from compressor.task.array_task import ArrayTask
 from compressor.task.base import Examples
 from compressor.task.metrics import metric
+from compressor.task.tokens import IGNORED
+from compressor.task.views import Scoring
 
+AGREEMENT = metric("agreement")
 SUMMARY = TaskSummary("tiny", "accuracy", False, 0, 300)
 
 
@@ -62,11 +67,32 @@ def test_a_task_without_classes_has_nothing_that_moved(pair):
 
 
 def test_names_and_texts_come_from_the_task_that_has_them(pair):
-    class Named(ArrayTask):
-        class_names = ("low", "high")
-        texts = ("a", "b")
-
     inputs = np.array([[1.0, 0.9], [0.1, 0.9]], np.float32)
     plain = task(np.array([0, 1]), inputs)
-    found = moved(*pair, Named(SUMMARY, plain.metric, plain.calibration(), None, plain.test()))
-    assert [(flip.target, flip.after, flip.text) for flip in found.flips] == [("low", "high", "a")]
+    named = replace(plain, class_names=("low", "high"), columns=("left", "right"))
+    found = moved(*pair, named)
+    assert [(flip.target, flip.after, flip.text) for flip in found.flips] == [("low", "high", "left=1, right=0.9")]
+    told = replace(plain, test_examples=replace(plain.test_examples, texts=("a", "b")))
+    assert [flip.text for flip in moved(*pair, told).flips] == ["a"]
+
+
+def test_words_have_classes_of_their_own(pair):
+    inputs = np.array([[1.0, 0.9], [0.1, 0.9]], np.float32)
+    view = Scoring(lambda _, scores: np.stack([scores.argmax(1), scores.argmax(1)], 1), "token-accuracy", AGREEMENT)
+    targets = np.array([[0, IGNORED], [1, 1]])
+    words = replace(
+        task(targets, inputs),
+        summary=replace(SUMMARY, metric="token-accuracy"),
+        metric=metric("token-accuracy"),
+        scoring=view,
+        class_names=("O", "PER"),
+        test_examples=Examples((inputs,), targets, ("Rome", "by Ada")),
+    )
+    found = moved(*pair, words)
+    assert [(one.name, one.examples, one.right_after) for one in found.classes] == [("O", 1, 0), ("PER", 2, 2)]
+    assert [(flip.index, flip.target, flip.after, flip.text) for flip in found.flips] == [(0, "O", "PER", "[Rome]")]
+    assert found.counted == "words"
+    assert moved(*pair, replace(words, class_names=())) is None
+    # The tokenizer cut words off: which of them it is cannot be told.
+    cut = replace(words, test_examples=Examples((inputs,), targets, ("in Rome", "by Ada")))
+    assert [flip.text for flip in moved(*pair, cut).flips] == ["in Rome"]

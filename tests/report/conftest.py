@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import random
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import pytest
 
@@ -340,6 +342,12 @@ def make_many() -> Callable[[int, int], Report]:
         return build((RAPL,), arms, blocks=blocks)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def fictional() -> ModuleType:
+    """This module, for tests that doctor reports of their own."""
+    return sys.modules[__name__]
 
 
 @pytest.fixture(scope="session")

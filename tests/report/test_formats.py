@@ -15,7 +15,7 @@ from compressor.report.formats import FORMATS, find_format
 from compressor.report.lifecycle import life
 from compressor.report.metrics import metrics_section
 from compressor.report.use import energy_of, label, sci
-from compressor.results import Usage
+from compressor.results import MeterInfo, Usage
 
 TEXTS = [name for name in FORMATS if name != "pdf"]
 CASES = [
@@ -137,6 +137,21 @@ def test_the_card_s_front_matter_follows_from_the_record(reports):
     assert kinds == ["accuracy", "cpu_time_per_inference_s", "energy_per_inference_j_measured"]
 
 
+def test_the_card_has_the_digits_and_the_library_of_the_result(reports):
+    report = reports["measured"]
+    front = yaml.safe_load(FORMATS["card"].render(report).split("---\n")[1])
+    metrics = front["model-index"][0]["results"][0]["metrics"]
+    # 373 µs [357, 390] and 5.2 mJ [5.0, 5.5]
+    assert [metric["value"] for metric in metrics[1:]] == [0.000373, 0.0052]
+    assert front["library_name"] == "onnx"
+    arms = tuple(
+        replace(m, artifact=replace(m.artifact, format="torchao")) if m.role == "candidate" else m
+        for m in report.measurements
+    )
+    front = yaml.safe_load(FORMATS["card"].render(replace(report, measurements=arms)).split("---\n")[1])
+    assert (front["library_name"], front["tags"][1]) == ("pytorch", "pytorch")
+
+
 def test_the_card_calls_estimates_estimates(reports):
     text = FORMATS["card"].render(reports["estimated"])
     front = yaml.safe_load(text.split("---\n")[1])
@@ -203,6 +218,35 @@ def test_metrics_of_estimates_are_marked_in_every_cell(reports):
     # What was counted and timed is not.
     assert all(cell.tone == "plain" for cell in rows["CPU utilisation"][1:])
     assert [cell.text for cell in rows["Arithmetic"][1:]] == ["25.0 MFLOP", "25.0 MFLOP"]
+
+
+def test_gpu_utilisation_is_shown_beside_that_of_the_cpu_or_why_it_is_not(reports):
+    """Invented figures; the reason is the meter's, as it stands in its source."""
+    report = reports["measured"]
+    nvml = MeterInfo("nvml", ("gpu-0",), "measured", "device", 0.1, 7.0, "x; utilisation of gpu-0 not read: no right")
+
+    def on_gpu(m, **more):
+        return replace(m, runtime=replace(m.runtime, device="cuda:0"), **more)
+
+    def row(*, told, meters):
+        found = tuple(
+            on_gpu(
+                m,
+                meters=m.meters + meters,
+                trials=tuple(
+                    replace(t, utilisation={"nvml/gpu-0": 0.55, "nvml/gpu-1": 0.01} if told else {}) for t in m.trials
+                ),
+            )
+            for m in report.measurements
+        )
+        rows = metrics_section(replace(report, measurements=found)).tables[0].rows
+        return next(r for r in rows if r[0].text == "GPU utilisation")[1]
+
+    told = row(told=True, meters=(nvml,))
+    assert (told.text, told.note) == ("55.0 %", "[55.0, 55.0] of the time, nvml/gpu-0")
+    assert (row(told=False, meters=()).text, row(told=False, meters=()).note) == ("not read", "needs the meter nvml")
+    assert row(told=False, meters=(nvml,)).note == "utilisation of gpu-0 not read: no right"
+    assert "GPU utilisation" not in {r[0].text for r in metrics_section(report).tables[0].rows}
 
 
 def test_data_efficiency_is_shown_where_it_was_given(reports):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from compressor.report.headline import headline, warnings_of
-from compressor.results import Report, Step
+from compressor.results import KernelCounts, Report, Step
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,49 @@ def test_method_that_does_not_pay_says_so_first(reports: dict[str, Report]) -> N
     assert said.startswith("Kept in fp32: int8 does not pay anywhere in this model on ")
 
 
+def test_a_precision_that_the_cpu_emulates_is_a_warning(reports: dict[str, Report]) -> None:
+    report = reports["measured"]
+    note = "This CPU has no bfloat16 instructions: PyTorch emulates them; expect it to be slower."
+    step = Step("bf16", {"emulated": True}, (note, "bf16: 3 of 3 compute ops."))
+    measurements = tuple(
+        replace(m, artifact=replace(m.artifact, steps=(step,))) if m.role == "candidate" else m
+        for m in report.measurements
+    )
+    assert note in warnings_of(replace(report, measurements=measurements))
+    assert note not in warnings_of(report)
+
+
 def test_warnings_name_what_voids_a_number(reports: dict[str, Report]) -> None:
     assert warnings_of(reports["control failed"])[0].startswith("The A/A control failed on ")
     assert any("only estimated" in line for line in warnings_of(reports["estimated"]))
     assert any("synthetic inputs" in line for line in warnings_of(reports["synthetic"]))
     assert any("costs more than" in line for line in warnings_of(reports["worse"]))
+
+
+@pytest.mark.parametrize(
+    ("role", "low", "said"),
+    [
+        ("candidate", 7, ["3 of 10 compute ops of {arm} stay in fp32."]),
+        ("candidate", 10, []),
+        ("candidate", 0, []),
+        ("baseline", 7, []),
+    ],
+)
+def test_what_stays_in_fp32_is_counted_for_the_candidate(
+    role: str, low: int, said: list[str], reports: dict[str, Report]
+) -> None:
+    report = reports["measured"]
+    of = next(m.arm for m in report.measurements if m.role == role)
+    counts = KernelCounts(10, low, "int8", {}, {})
+    measurements = tuple(replace(m, kernels=counts if m.arm == of else None) for m in report.measurements)
+    found = [line for line in warnings_of(replace(report, measurements=measurements)) if "stay in fp32" in line]
+    assert found == [line.format(arm=of) for line in said]
+
+
+def test_a_busy_machine_is_told(reports: dict[str, Report]) -> None:
+    report = reports["measured"]
+    first, *others = report.measurements
+    busy = replace(first, environment=replace(first.environment, foreign_load=0.5))
+    said = "Other processes kept 50 % of the cores busy before the run."
+    assert said in warnings_of(replace(report, measurements=(busy, *others)))
+    assert said not in warnings_of(report)

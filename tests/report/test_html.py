@@ -5,7 +5,7 @@ import pytest
 
 from compressor.report.html import render_html
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "wbr", "img", "hr", "input"}
 
 
 class Page(HTMLParser):

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from compressor.report.html import render_html
 from compressor.report.moved import moved_section
 from compressor.results import ClassMoved
 
@@ -16,6 +17,24 @@ def test_it_counts_and_shows_the_largest_change_first(reports):
         ("Test example 17: now wrong", "class 3: class 3 → class 4", "bad", True, ""),
         ("Test example 99: now right", "class 3: class 1 → class 3", "good", False, "a text of three"),
     ]
+
+
+def test_names_and_texts_of_the_data_arrive_escaped(reports):
+    report = reports["measured"]
+    name = "<script>alert('class')</script>"
+    classes = (replace(report.confusion.classes[0], name=name), *report.confusion.classes[1:])
+    flips = (replace(report.confusion.flips[1], target=name, text=f'"{name}'),)
+    page = render_html(replace(report, confusion=replace(report.confusion, classes=classes, flips=flips)))
+    assert "&lt;script&gt;alert(" in page
+    assert "<script>alert(" not in page
+
+
+def test_words_are_counted_as_words(reports):
+    report = reports["measured"]
+    section = moved_section(replace(report, confusion=replace(report.confusion, counted="words")))
+    assert section.text[0].startswith("8 of 10 000 words got another answer")
+    assert section.tables[0].columns[1].label == "Words"
+    assert section.examples[0].title == "A word of test example 17: now wrong"
 
 
 def test_few_examples_support_few_digits(reports):

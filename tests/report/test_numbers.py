@@ -36,6 +36,8 @@ def test_a_quantity_has_the_digits_that_its_interval_supports(value, unit, inter
         (2.4, (2.3, 2.5), "2.40× as much [2.30, 2.50]"),
         (1.0, None, "the same"),
         (0.25, None, "75.0 % less"),
+        (0.99, None, "1.0 % less"),
+        (0.99, (0.98999, 0.99001), "1.00 % less [1.00, 1.00]"),
     ],
 )
 def test_a_change_is_said_in_words(ratio, interval, shown):

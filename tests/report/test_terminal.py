@@ -49,4 +49,4 @@ def test_it_shows_deltas_with_interval_limit_and_kernels(reports):
     text = render_terminal(reports["measured"])
     assert re.search(r"^Energy, measured +\d+\.\d % less \[[\d., ]+\] +±\d\.\d % +better$", text, re.MULTILINE)
     assert "int8: 20 of 21 compute ops" in text
-    assert re.search(r"^Accuracy +0\.05 points lost \[[\d., ]+\] +margin 1 point +retained$", text, re.MULTILINE)
+    assert re.search(r"^Accuracy +0\.05 points lost \[[\d., ]+\] +1 point +retained$", text, re.MULTILINE)

@@ -169,6 +169,9 @@ class FakeSession:
     def get_providers(self) -> list[str]:
         return self._names
 
+    def disable_fallback(self) -> None:
+        self.falls_back = False
+
     def get_inputs(self) -> list[object]:
         return []
 
@@ -194,6 +197,7 @@ def test_providers_of_a_gpu(tensorrt: bool, providers: list[object], monkeypatch
     session = open_session(Path("m.onnx"), 1, "cuda:1", tensorrt)
     assert FakeSession.asked[-1] == providers
     assert session.info.device == "cuda:1"
+    assert session._session.falls_back is False
     assert (session.info.name, session.kernels() if tensorrt else None) == (
         "onnxruntime-tensorrt" if tensorrt else "onnxruntime",
         None,

@@ -69,6 +69,16 @@ def test_bfloat16_needs_a_cpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+def test_another_precision_than_asked_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake: what is told of the compiled model stands for a CPU without that precision."""
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    path = save(tmp_path / "m.onnx", [product], {"w": np.ones((64, 64), np.float32)})
+    monkeypatch.setattr(openvino, "_shown", lambda _: "f32")
+    with pytest.raises(RuntimeUnavailableError) as caught:
+        openvino._compile(path, 1, "bf16")
+    assert str(caught.value) == f"{path}: OpenVINO computes in f32 here, though told bf16"
+
+
 def test_static_int8_runs_in_int8(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     one, zero, zero8 = np.float32(0.02), np.uint8(128), np.zeros(64, np.int8)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compressor.errors import RuntimeUnavailableError
 from compressor.results import TensorSpec
+from compressor.runtimes import torch as torch_runtime
 from compressor.runtimes.torch import TorchSession, open_session, require
 
 
@@ -96,6 +97,29 @@ def test_without_a_compiler_torch_compile_says_so(monkeypatch: pytest.MonkeyPatc
         "torch-compile: torch.compile finds no C++ compiler; install g++ or clang, or name one in the environment "
         "variable CXX"
     )
+
+
+def test_torch_compile_that_is_switched_off_says_so() -> None:
+    torch_runtime._require_switched_on.cache_clear()
+    with torch._dynamo.config.patch(disable=True), pytest.raises(RuntimeUnavailableError) as caught:
+        require("cpu", compiled=True)
+    assert str(caught.value) == (
+        "torch-compile: torch.compile is switched off; unset TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE, or use "
+        "torch"
+    )
+
+
+def test_running_out_of_compilations_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch itself would run the module eagerly from then on."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", dynamic=False))
+    before = torch.get_num_threads()
+    specs = ((TensorSpec("x", "float32", (None, 3)),), ())
+    session = TorchSession(nn.Linear(3, 2), specs, 1, "cpu", True)
+    torch.set_num_threads(before)
+    session.run((np.ones((4, 3), np.float32),))
+    monkeypatch.setattr(torch_runtime, "RECOMPILE_LIMIT", 1)
+    with pytest.raises(RuntimeUnavailableError, match=r"torch\.compile cannot compile it: "):
+        session.run((np.ones((5, 3), np.float32),))
 
 
 def test_what_cannot_be_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from compressor.errors import OutputError
+from compressor.store import runfolder
 from compressor.store.runfolder import open_run, write_beside
+
+SETTINGS = {"model": "a.pt2"}
 
 
 def test_finished_run_is_renamed_without_its_marks(tmp_path: Path) -> None:
@@ -25,6 +29,33 @@ def test_finished_run_is_renamed_without_its_marks(tmp_path: Path) -> None:
         assert run.finish() == tmp_path / "out"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.json"]
+
+
+def test_stage_done_again_takes_the_marks_of_later_ones_away(tmp_path: Path) -> None:
+    with open_run(tmp_path / "out", SETTINGS) as run:
+        for stage in ("export", "prune", "measure"):
+            run.mark(stage, 1)
+        run.mark("prune", 2)
+        assert [run.finished(stage) for stage in ("export", "prune", "measure")] == [1, 2, None]
+
+
+def test_nothing_stays_of_what_is_forgotten_nor_of_folders_made_for_it(tmp_path: Path) -> None:
+    with open_run(tmp_path / "a" / "b" / "out", SETTINGS) as run:
+        run.mark("export", 1)
+        run.forget()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_marks_stay_until_the_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, target: Path) -> Path:
+        raise OSError(errno.EBUSY, "busy")
+
+    with pytest.raises(OutputError), open_run(tmp_path / "out", SETTINGS) as run:
+        run.mark("export", 1)
+        monkeypatch.setattr(Path, "rename", refused)
+        run.finish()
+    with open_run(tmp_path / "out", SETTINGS) as run:
+        assert run.resumed == ("export",)
 
 
 def test_nothing_stays_of_a_run_without_a_finished_stage(tmp_path: Path) -> None:
@@ -70,6 +101,29 @@ def test_finished_run_is_kept_unless_overwriting(tmp_path: Path) -> None:
         run.finish()
     assert (out / "report.json").read_text() == "new"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_what_a_killed_run_set_aside_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    for name in ("out", "out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(name)
+    with open_run(tmp_path / "out", {}, overwrite=True) as run:
+        write_beside(run.path / "report.json", "new")
+        run.finish()
+    assert (tmp_path / "out" / "report.json").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_too_little_room_is_told_in_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runfolder.shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    with open_run(tmp_path / "out", {}) as run:
+        run.require_space(3_000_000)
+        with pytest.raises(OutputError) as caught:
+            run.require_space(7_000_000)
+    assert str(caught.value) == (
+        f"{tmp_path / 'out'}: the disk is full: about 7 MB are needed, 3 MB are free; "
+        "free some space or name another folder with --out"
+    )
 
 
 def test_overwrite_never_removes_what_is_not_a_run(tmp_path: Path) -> None:

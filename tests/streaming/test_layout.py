@@ -85,6 +85,15 @@ def test_tensors_without_a_place_are_named(llama: Path, tmp_path: Path) -> None:
     assert notes[-1] == "Left out, as LlamaForCausalLM has no place for them: extra.weight (1 in all)."
 
 
+def test_a_config_with_fewer_layers(llama: Path, tmp_path: Path) -> None:
+    config = json.loads((llama / "config.json").read_text())
+    for file in llama.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    with pytest.raises(ModelError, match=r"describes fewer layers than it holds weights of, e\.g\. model\.layers\.1\."):
+        pieces_of(tmp_path)
+
+
 def test_shapes_that_disagree_with_the_config(llama: Path, tmp_path: Path) -> None:
     config = json.loads((llama / "config.json").read_text())
     for file in llama.iterdir():

@@ -175,7 +175,9 @@ class TestRefused:
             stream(StreamJob(llama, out=tmp_path / "out"))
 
     def test_a_checkpoint_that_is_quantized(self, whole: Path, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="is quantized already, by compressor; give the original checkpoint"):
+        with pytest.raises(
+            ModelError, match="is quantized already, by this tool; give the model that it was made from"
+        ):
             stream(StreamJob(whole, out=tmp_path / "out"))
 
     def test_weights_that_are_no_numbers(self, llama: Path, tmp_path: Path) -> None:

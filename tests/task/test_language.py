@@ -187,5 +187,5 @@ class TestRefused:
         with pytest.raises(DataError, match="text has no metric 'perplexty'; did you mean 'perplexity'"):
             open_text(text, by_letter, metric="perplexty")
         (tmp_path / "config.json").write_text("{}")
-        with pytest.raises(DataError, match="holds no tokenizer, so text cannot be read for it"):
+        with pytest.raises(DataError, match="holds no tokenizer, so texts cannot be read for it"):
             open_text(text, tmp_path)

@@ -51,6 +51,7 @@ def test_pictures_are_processed_and_numbered_by_the_model(folders, tmp_path):
     # (level / 255 - 0.5) / 0.5
     assert [round(float(row.mean()), 3) for row in x[:2]] == [-1.0, round(1 / 127.5 - 1, 3)]
     assert y.tolist() == [0] * 6 + [1] * 6
+    assert found.class_names == ("neg", "pos")
     assert found.notes == (
         "classes numbered by the model's label2id",
         "1 files of other kinds were left out, e.g. note.txt",
@@ -65,6 +66,7 @@ def test_classes_that_the_model_does_not_name_are_sorted(folders, tmp_path):
         save_picture(tmp_path / name / "1.png", 1)
     found = read_media(tmp_path, folders / "vit", "image-classification", PICTURE, "d")
     assert found.notes == ("classes in sorted order: 0=ant, 1=cat",)
+    assert found.class_names == ("ant", "cat")
 
 
 def test_sounds_get_one_rate_one_channel_and_one_length(folders, tmp_path):

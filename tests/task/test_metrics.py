@@ -290,7 +290,7 @@ def test_unknown_metric_names_the_nearest():
         metric("acuracy")
     assert str(error.value) == (
         "there is no metric 'acuracy'; did you mean 'accuracy'? known: accuracy, agreement, auc, balanced-accuracy, "
-        "exact-positions, f1, mae, mse, precision, r2, recall, rmse, token-accuracy, top5"
+        "exact-positions, f1, mae, mse, precision, r2, recall, rmse, spearman, token-accuracy, top5"
     )
 
 

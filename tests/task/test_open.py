@@ -42,6 +42,16 @@ def test_demo_is_installed_and_fits_the_demo_model():
     assert "x: uint8 scaled by 1/255 to float32" in task.notes
 
 
+def test_classes_have_names_where_the_data_tell_them(tmp_path):
+    assert open_task("demo", inputs=PICTURE).class_names == fashion_mnist.CLASSES
+    named = open_task(str(save(tmp_path / "d.npz", x=ROWS, y=np.array(["<script>", "b", "a", "c"])[LABELS])))
+    assert named.class_names == ("<script>", "a", "b", "c")
+    path = tmp_path / "d.csv"
+    path.write_text("a,b,y\n" + "".join(f"{i},{i / 3},{['NA', 'None', 'cat'][i % 3]}\n" for i in range(20)))
+    task = open_task(str(path))
+    assert (task.class_names, task.columns) == (("NA", "None", "cat"), ("a", "b"))
+
+
 def test_fashion_mnist_has_its_official_splits(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (70, 1, 28, 28), np.uint8)
     parts = {"train": (pixels[:50], np.arange(50) % 10), "test": (pixels[50:], np.arange(20) % 10)}
@@ -90,6 +100,12 @@ def test_csv_says_which_column_is_the_target(tmp_path):
     assert task.summary.name == "d.csv (target: label)"
     assert task.test().inputs[0].dtype == np.float32
     assert "text labels numbered in sorted order: 0=x, 1=y" in task.notes
+
+
+def test_a_csv_without_its_target_says_which_column_was_taken(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("a,b,c\n" + "".join(f"{i},{i * i},{i / 3}\n" for i in range(10)))
+    assert message_of(path, inputs=THREE) == f"{path} (target: c): x is (N, 2), but the model's input 'input' is (N, 3)"
 
 
 def test_target_is_for_csv_only():
@@ -184,6 +200,12 @@ def spoilt(value):
             "number the classes from 0, or check that the data belong to this model",
         ),
         (
+            {"x": ROWS, "y": np.eye(10)[LABELS]},
+            THREE,
+            "{path}: its targets are one-hot rows; give class numbers, y.argmax(1), or name the metric if they are "
+            "numbers",
+        ),
+        (
             {"x": ROWS},
             (*THREE, TensorSpec("mask", "int64", (None, 3))),
             "d.npz: lacks the model's input input, mask; keys: x",
@@ -220,7 +242,7 @@ def test_content_that_does_not_fit(tmp_path, arrays, inputs, what):
             LABELS,
             "f2",
             "there is no metric 'f2'; did you mean 'r2'? known: accuracy, agreement, auc, balanced-accuracy, "
-            "exact-positions, f1, mae, mse, precision, r2, recall, rmse, token-accuracy, top5",
+            "exact-positions, f1, mae, mse, precision, r2, recall, rmse, spearman, token-accuracy, top5",
         ),
     ],
 )
@@ -244,6 +266,15 @@ def keys(): return {"train_x": X, "train_y": X.sum(1), "test_x": X + 0.5, "test_
 def bare(): return (X, None)
 def fails(): raise ValueError("no disk")
 def number(): return 7
+def leaves(): raise SystemExit(3)
+def ragged(): return [[1], [1, 2]], [0, 1]
+def frame():
+    import pandas
+    return pandas.DataFrame(X), pandas.Series(["a", "b"] * 10)
+class Hollow:
+    summary = None
+    def calibration(self): return 1
+    training = test = evaluate = calibration
 def task():
     from compressor.task.open import open_task
     return open_task(__file__ + ":pair")
@@ -272,6 +303,10 @@ def test_callable_without_targets(own):
     assert open_task(f"{own}:bare").test().targets is None
 
 
+def test_callable_that_returns_a_data_frame(own):
+    assert open_task(f"{own}:frame").class_names == ("a", "b")
+
+
 def test_callable_that_returns_a_task(own):
     assert open_task(f"{own}:task").summary.name == f"{own}:pair"
     assert message_of(f"{own}:task", metric="f1") == (
@@ -284,9 +319,19 @@ def test_callable_that_returns_a_task(own):
     [
         ("fails", "{own}:fails: raised ValueError: no disk"),
         ("number", "{own}:number: returned an object of type int; return a Task, (x, y), or a dict with x and y"),
-        ("pairs", "{own}: has no 'pairs'; did you mean 'pair'? known: bare, fails, keys, number, pair, task"),
+        ("leaves", "{own}:leaves: raised SystemExit: 3"),
+        ("Hollow", "{own}:Hollow: returned a task without a TaskSummary as summary or Examples as test()"),
+        (
+            "pairs",
+            "{own}: has no 'pairs'; did you mean 'pair'? known: Hollow, bare, fails, frame, keys, leaves, number, "
+            "pair, ragged, task",
+        ),
         ("table", "{own}: 'table' is a list, not a callable"),
     ],
 )
 def test_callable_that_does_not_serve(own, name, what):
     assert message_of(f"{own}:{name}") == what.format(own=own)
+
+
+def test_callable_whose_rows_differ_in_length(own):
+    assert message_of(f"{own}:ragged").startswith(f"{own}:ragged: returned x that is no array (")

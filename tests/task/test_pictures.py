@@ -61,6 +61,54 @@ def test_train_and_test_on_top(tmp_path):
     assert {part: len(some) for part, some in parts.examples.items()} == {"train": 6, "test": 4}
 
 
+def test_the_validation_part_is_the_test_where_there_is_none(tmp_path):
+    for part, count in (("train", 3), ("val", 2)):
+        for name in "ab":
+            for i in range(count):
+                picture(tmp_path / part / name / f"{i}.png")
+    found = {part: len(some) for part, some in read_pictures(tmp_path, spec(), "d").examples.items()}
+    assert found == {"train": 6, "test": 4}
+    picture(tmp_path / "test" / "a" / "1.png")
+    found = {part: len(some) for part, some in read_pictures(tmp_path, spec(), "d").examples.items()}
+    assert found == {"train": 6, "calibration": 4, "test": 1}
+    assert list(read_pictures(tmp_path / "train", spec(), "d").examples) == ["all"]
+
+
+def test_a_class_may_be_called_test(tmp_path):
+    picture(tmp_path / "test" / "1.png")
+    picture(tmp_path / "control" / "1.png")
+    parts = read_pictures(tmp_path, spec(), "d")
+    assert (parts.class_names, list(parts.examples)) == (("control", "test"), ["all"])
+
+
+def test_hidden_files_are_no_examples_and_dead_links_are_named(folder):
+    picture(folder / "cat" / ".ipynb_checkpoints" / "0.png")
+    picture(folder / "cat" / ".0.png")
+    picture(folder / "__MACOSX" / "cat" / "._0.png")
+    assert len(read_pictures(folder, spec(), "d").examples["all"]) == 10
+    (folder / "cat" / "dead.png").symlink_to(folder / "gone.png")
+    assert message_of(folder, spec()).startswith(f"{folder / 'cat' / 'dead.png'}: is not a readable picture (")
+
+
+def test_pictures_are_turned_as_their_exif_says(tmp_path):
+    (tmp_path / "a").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: a quarter turn clockwise is needed
+    levels = np.zeros((6, 4), np.uint8)
+    levels[:, 0] = 200
+    Image.fromarray(levels).save(tmp_path / "a" / "1.png", exif=exif)
+    free = (TensorSpec("input", "float32", (None, 1, None, None)),)
+    pixels = read_pictures(tmp_path, free, "d").examples["all"].inputs[0]
+    assert pixels.shape == (1, 1, 4, 6)
+    assert pixels[0, 0].mean(axis=1).tolist() == [200, 0, 0, 0]
+
+
+def test_colours_that_cannot_be_converted(folder):
+    path = folder / "cat" / "lab.tif"
+    Image.new("LAB", (6, 4)).save(path)
+    assert message_of(folder, spec()).startswith(f"{path}: cannot become L (")
+
+
 def test_class_that_only_the_test_part_has(tmp_path):
     picture(tmp_path / "train" / "a" / "1.png")
     picture(tmp_path / "test" / "b" / "1.png")

@@ -74,8 +74,11 @@ def test_what_are_records(tmp_path):
         ("d.csv", "text,label\n", "has no rows"),
         ("d.csv", "text,text\na,b\n", "has two columns of one name"),
         ("d.jsonl", '{"a": 1}\n{"a": \n', "line 2 is not JSON (Expecting value: line 2 column 1 (char 6))"),
-        ("d.jsonl", '{"a": 1}\n{"b": 1}\n', "row 1 (counted from 0) has not the keys of the first"),
-        ("d.json", "[1]", "row 0 (counted from 0) has not the keys of the first"),
+        ("d.jsonl", '{"a": 1}\n{"b": 1}\n', "line 2 has not the keys of the first"),
+        ("d.jsonl", "null\n", "line 1 is a NoneType, not an object with named values"),
+        ("d.json", "[" * 100_000, "it is not JSON (maximum recursion depth exceeded"),
+        ("d.csv", "text;label\na;b\n", "has one column, 'text;label'; separate them by commas"),
+        ("d.json", "[1]", "row 0 (counted from 0) is a int, not an object with named values"),
     ],
 )
 def test_bad_files(name, content, what, tmp_path):
@@ -83,6 +86,30 @@ def test_bad_files(name, content, what, tmp_path):
     path.write_text(content)
     found = error_of(path)
     assert found.startswith(f"{path}: {what.partition('(Exp')[0]}")
+
+
+def test_strings_may_hold_separators_of_lines(tmp_path):
+    path = tmp_path / "d.jsonl"
+    rows = [{"text": "a\u2028b\x85c"}, {"text": "d"}]
+    path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), newline="")
+    assert read_records(path) == {"all": {"text": ["a\u2028b\x85c", "d"]}}
+
+
+def test_splits_of_other_names_and_grades_that_are_withheld(tmp_path):
+    with quiet_transformers():
+        import datasets
+
+        saved = datasets.Dataset.from_dict(ROWS)
+        withheld = datasets.Dataset.from_dict({**ROWS, "label": [-1.0] * 3})
+        parts = {"train_a": saved, "validation_matched": saved, "validation_other": saved, "test": withheld}
+        datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "parts"))
+        datasets.DatasetDict({"one": saved, "two": saved}).save_to_disk(str(tmp_path / "odd"))
+    found = read_records(tmp_path / "parts")
+    assert {part: len(some["text"]) for part, some in found.items()} == {"train": 3, "test": 6}
+    assert (
+        error_of(tmp_path / "odd")
+        == f"{tmp_path / 'odd'}: its splits are one, two; name them train, validation and test"
+    )
 
 
 def test_row_with_a_comma_too_many(tmp_path):

@@ -70,6 +70,32 @@ def test_one_column(tmp_path):
 def test_no_rows_at_all(tmp_path):
     path = table(tmp_path, "")
     assert message_of(path) == f"{path}: is not a readable CSV file (No columns to parse from file)"
+    assert message_of(table(tmp_path, "a,y\n")) == f"{path}: has no rows"
+
+
+def test_a_column_twice_or_without_a_name(tmp_path):
+    path = table(tmp_path, "y,a,y\n1,2,3\n")
+    assert message_of(path) == f"{path}: has two columns of the name 'y'; leave one of them out"
+    path = table(tmp_path, ",a,y\n0,2,3\n1,3,4\n")
+    assert message_of(path) == (
+        f"{path}: its column 0 (counted from 0) has no name; name it; if pandas wrote its row numbers there, leave "
+        "them out: to_csv(…, index=False)"
+    )
+
+
+def test_words_that_pandas_takes_for_nothing_are_classes(tmp_path):
+    path = table(tmp_path, "a,y\n1,None\n2,NA\n3,cat\n")
+    assert read_csv(path, None, "d").examples["all"].targets.tolist() == ["None", "NA", "cat"]
+    path = table(tmp_path, "a,y\n1,1.5\n2,NA\n")
+    assert message_of(path) == f"{path}: column y has no value in row 1 (counted from 0)"
+
+
+def test_byte_order_mark_blank_lines_and_spaces(tmp_path):
+    path = table(tmp_path, "\ufeff\nlabel, b\n\n0, 2\n1, 3\n")
+    found = read_csv(path, None, "d.csv")
+    assert (found.name, found.columns) == ("d.csv (target: label)", (" b",))
+    path = table(tmp_path, "a, label,b\n0, 2,1\n1, 3,5\n")
+    assert read_csv(path, None, "d.csv").name == "d.csv (target:  label)"
 
 
 def test_rows_longer_than_the_header(tmp_path):

@@ -218,6 +218,34 @@ def test_labels_that_do_not_fit(folders, tmp_path):
     )
 
 
+def test_classes_have_the_models_names_and_examples_their_texts(folders, tmp_path):
+    labels = ["POS", "neg"] * 6
+    task = opened(folders / "bert", lines(tmp_path / "d.jsonl", sentence1=TEXTS, sentence2=TEXTS[::-1], label=labels))
+    assert task.class_names == ("neg", "pos")
+    told = {f"{a} | {b}": int(label == "POS") for a, b, label in zip(TEXTS, TEXTS[::-1], labels, strict=True)}
+    assert [told[text] for text in task.test().texts] == task.test().targets.tolist()
+    words = [text.split() for text in TEXTS]
+    tagged = lines(tmp_path / "t.jsonl", tokens=words, ner_tags=[[0, 1, 0, 0, 0][: len(row)] for row in words])
+    task = opened(folders / "distilbert", tagged, INPUTS[:2])
+    assert set(task.test().texts) <= set(TEXTS)
+    assert task.class_names == ("neg", "pos")
+
+
+def test_targets_of_the_wrong_form(folders, tmp_path):
+    ragged = lines(tmp_path / "a.jsonl", text=TEXTS, label=[[1], [1, 2]] * 6)
+    assert error_of(folders / "bert", ragged) == (
+        "a.jsonl, column label: holds lists, and one label or number per row is needed"
+    )
+    beyond = lines(tmp_path / "b.jsonl", tokens=[["good"]] * 12, ner_tags=[[0], [7]] * 6)
+    assert error_of(folders / "distilbert", beyond, INPUTS[:2]) == (
+        "b.jsonl, column ner_tags: holds tag 7, and the model has 2, from 0"
+    )
+    number = lines(tmp_path / "c.jsonl", tokens=[["good"], 5] * 6, ner_tags=[[0]] * 12)
+    assert error_of(folders / "distilbert", number, INPUTS[:2]) == (
+        "c.jsonl, column tokens: holds a int in row 1 (counted from 0), not a list"
+    )
+
+
 def test_folder_without_a_tokenizer(folders, tmp_path):
     save_tiny("bert", tmp_path / "bert")
     for name in ("vocab.txt", "tokenizer.json"):
