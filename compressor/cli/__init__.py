@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from compressor import processes
 from compressor.cli.history import history
 from compressor.cli.inspect import inspect
 from compressor.cli.measure import bench, compare, meters
@@ -26,6 +27,8 @@ class _Main(click.Group):
         own = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in own:
             args = ["run", *args]
+        elif processes.follows():  # only runs train, and so need more than one process
+            ctx.exit()
         return super().parse_args(ctx, args or ["--help"])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -73,6 +76,8 @@ def main() -> None:
         if isinstance(out, io.TextIOWrapper):
             # A terminal that knows only ASCII shows ? for an arrow; that is no reason to lose the result.
             out.reconfigure(errors="replace")
+    if processes.follows():  # the first process meets the same errors, and tells them
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     try:
         cli(standalone_mode=False)
         code = 0

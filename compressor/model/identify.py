@@ -119,7 +119,8 @@ def pickle_root(path: Path, content: bytes | None = None) -> Item:
 
 def _size(path: Path) -> int:
     if path.is_dir():
-        found = sorted(p.name for p in path.iterdir() if p.suffix in {".pt2", ".pt", ".pth", ".safetensors", ".onnx", ".gguf"})
+        endings = {".pt2", ".pt", ".pth", ".safetensors", ".onnx", ".gguf"}
+        found = sorted(p.name for p in path.iterdir() if p.suffix in endings)
         # Such as a checkpoint of a training, or the transformer of an old sentence-transformers folder.
         found += sorted(p.name for p in path.iterdir() if hf_folder.looks_like_model(p))
         mend = "name the model file in it" + (f", e.g. {', '.join(found[:3])}" if found else "")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor import processes
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,9 +43,15 @@ def importance(graph: ChannelGraph, kind: Importance, context: Context) -> NDArr
     if kind == "random":
         return np.random.default_rng(context.seed).random(graph.count)
     if kind == "taylor":
-        return _taylor(graph, context)
-    squares = {name: weight.detach() ** 2 for name, weight in graph.parameters.items() if weight.ndim > 1}
-    return np.sqrt(per_class(graph, squares))
+        scores = _taylor(graph, context)
+    else:
+        squares = {name: weight.detach() ** 2 for name, weight in graph.parameters.items() if weight.ndim > 1}
+        scores = np.sqrt(per_class(graph, squares))
+    if processes.count() > 1:  # processors differ in the last digit, and with it in what goes
+        from compressor.passes.loop import from_first
+
+        scores = from_first(scores)
+    return scores
 
 
 def per_class(graph: ChannelGraph, values: dict[str, torch.Tensor]) -> NDArray[np.float64]:

@@ -14,14 +14,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor
 
+from compressor import processes
 from compressor.errors import MethodError
 from compressor.passes.augment import augmenter
 from compressor.passes.base import Context
@@ -45,6 +48,12 @@ TELL_EVERY = 0.5
 
 LARGEST_GRADIENT = 1.0
 """Norm to which gradients are clipped."""
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for each other: scoring a model, or its outputs on all examples, may take the first one hours;
+who has died is noticed at once."""
+
+T = TypeVar("T")
 
 # What random numbers are for; each use has a stream of its own.
 _SPLIT, _ORDER, _STEP = 0, 1, 2
@@ -203,7 +212,8 @@ class _Run:
         self.optimizer.zero_grad()
         with one_line_if_untrainable(self.training.name):
             loss = self.loss(self.ready(*batch.inputs), batch)
-        value = float(loss.detach())
+        # Over all processes: one alone that finds its part not finite would leave the others waiting.
+        value = float(self.accelerator.reduce(loss.detach(), "mean"))
         self._check(value, f"in epoch {epoch + 1}, step {step + 1} of {steps}")
         with one_line_if_untrainable(self.training.name):
             self.accelerator.backward(loss)
@@ -339,13 +349,36 @@ def one_process_first(threads: int) -> Iterator[None]:
         yield
 
 
+def from_first(value: T) -> T:
+    """What the first process has, in all that train together; all of them have to ask.
+
+    Args:
+        value: What this process has; only the first one's matters.
+    """
+    if processes.count() == 1:
+        return value
+    with _alone(torch.get_num_threads()):
+        _accelerator()
+        (found,) = broadcast_object_list([value])
+    return cast(T, found)
+
+
+def leave() -> None:
+    """End what connects the processes that train together: this one is alone from now on."""
+    _accelerator().end_training()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    processes.part()
+
+
 def _accelerator() -> Accelerator:
     """Accelerate's view of all processes; whoever asks first decides for all, so everybody asks here.
 
     (Its ``PartialState``, made before any ``Accelerator``, takes processes on CPUs for runs of their own.)
     """
     # A model may have outputs that the loss does not use.
-    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=PATIENCE)]
+    # Processes on CPUs are taken for runs of their own unless one says so.
+    return Accelerator(cpu=processes.count() > 1 and not torch.accelerator.is_available(), kwargs_handlers=handlers)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from compressor import compare as comparing
+from compressor import processes
 from compressor.benchmark.plan import make_plan
 from compressor.benchmark.runner import Arm, BenchmarkResult, run_benchmark
 from compressor.environment import cpu_features
@@ -29,6 +30,7 @@ from compressor.pipeline.moved import moved
 from compressor.pipeline.settings import settings_of, size_bytes, stage_name
 from compressor.pipeline.stages import Exported, Made, Scored, intact, prove
 from compressor.pipeline.timing import CallTimer
+from compressor.pipeline.together import Together
 from compressor.report.headline import headline, warnings_of
 from compressor.results import (
     SCHEMA,
@@ -45,7 +47,7 @@ from compressor.task.language import PERPLEXITY
 from compressor.task.metrics import metric
 
 if TYPE_CHECKING:
-    from compressor.model.base import Arrays
+    from compressor.model.base import Arrays, TorchModel
 
 TORCH_ARM, ONNX_ARM = "PyTorch fp32", "ONNX fp32"
 PARITY_EXAMPLES, PARITY_TEXTS = 64, 8
@@ -72,8 +74,12 @@ def run(job: Job, listener: Listener | None = None, command: str = "") -> Outcom
     Raises:
         CompressorError: Anything in the input that the user can mend; see its subclasses.
         KeyboardInterrupt: Ctrl-C before enough was measured; finished stages stay for the next run.
+        SystemExit: This process only helps another one to train, see :mod:`compressor.pipeline.together`.
     """
-    return _Line(job, listener, command).run()
+    line = _Line(job, listener, command)
+    if processes.follows():
+        line.together.follow(line.apply)
+    return line.run()
 
 
 class _Line:
@@ -100,6 +106,7 @@ class _Line:
         with Costs(job.meters, job.watts_per_core):
             pass
         self.inputs = Inputs(job)
+        self.together = Together(self.passes)
 
     def run(self) -> Outcome:
         from compressor.model.base import safe_name
@@ -121,6 +128,7 @@ class _Line:
                 for index, one in enumerate(self.job.methods):
                     work = partial(self._compress, folder.path, index, chain, exported)
                     chain.append(self._stage(folder, stage_name(index, one.name), Made, work))
+                    self.together.part_after(index)
             except CompressorError:
                 if not chain:  # the mended command is another one, and would only find this in its way
                     folder.forget()
@@ -208,8 +216,7 @@ class _Line:
             step = cast(FilePass, self.passes[index]).apply(model, target, self._context(task, folder, torch=True))
             artifact = describe_torchao(target, model.summary.parameters, (*model.steps, step), folder)
         elif works_on_torch(name):
-            torch_pass = cast(TorchPass, self.passes[index])
-            model = torch_pass.apply(self.inputs.torch_model(folder, chain), self._context(task, folder, torch=True))
+            model = self.together.do(self.apply, folder, index, chain, exported)
             program = _inside(export_torch(model, place), folder, place).path
             artifact = _inside(export_onnx(model, target), folder, place)
         else:
@@ -230,6 +237,11 @@ class _Line:
         reference = open_session(folder / exported.artifacts[first].path, threads=os.cpu_count() or 1)
         parity = check_parity(reference, session, _some(task), reference_name=first, tolerance=None)
         return Made(arm, artifact, program, kernels, task.evaluate(session.predict), parity)
+
+    def apply(self, folder: Path, index: int, chain: Sequence[Made], exported: Exported) -> TorchModel:
+        """Apply a method on the PyTorch model; the work that several processes share."""
+        context = self._context(self.inputs.task(folder, exported.artifacts), folder, torch=True)
+        return cast(TorchPass, self.passes[index]).apply(self.inputs.torch_model(folder, chain), context)
 
     def _choose(self, chain: Sequence[Made], scored: Scored) -> tuple[Made, str]:
         """The last stage whose score is within the margin, or the one that lost least; and what is to be said of it."""
@@ -343,17 +355,18 @@ class _Line:
         work = folder / "work"
         work.mkdir(exist_ok=True)
         teacher = self.inputs.model() if torch else None
+        timer = CallTimer(task, work, batch=self.plan.batch, threads=self.job.threads)
         return Context(
             task,
             self.job.seed,
-            os.cpu_count() or 1,
+            max(1, (os.cpu_count() or 1) // processes.count_here()),
             cpu_features(),
             workdir=work,
             teacher=teacher if isinstance(teacher, TorchModel) else None,
             batch=self.plan.batch,
             run_threads=self.job.threads,
             device=self.job.device,
-            measure=CallTimer(task, work, batch=self.plan.batch, threads=self.job.threads) if torch else None,
+            measure=self.together.agreed(timer) if torch else None,
             on_progress=self.listener.progress if self.listener else None,
         )
 
