@@ -36,9 +36,9 @@ BY_RULE = (Method("int8", {"by_rule": True}),)
 FILES = ["baseline", "model.onnx", "report.html", "report.json", "report.md"]
 
 
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmark and the plots left out, which take most of a run's time; the demo's own run has them."""
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark and the plots left out, which take most of a run's time; the demo's run, made before, has them."""
     monkeypatch.setattr(line, "run_benchmark", invented_benchmark)
     monkeypatch.setattr(deliver, "render_html", lambda report: report.headline)
 
@@ -121,7 +121,6 @@ def test_no_path_of_this_machine_is_in_the_models(demo: Outcome) -> None:
         assert str(ROOT).encode() not in path.read_bytes()
 
 
-@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("kind", ["state dict", "safetensors", "TorchScript", "ONNX"])
 def test_same_weights_in_any_form_give_the_same_int8_model(
     kind: str, demo: Outcome, demo_model: Path, tmp_path: Path
@@ -193,7 +192,6 @@ def digits(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return (data.data / 16).astype(np.float32).reshape(-1, *shape), data.target.astype(np.int64)
 
 
-@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(
     ("make", "shape", "ops"),
     [
@@ -227,7 +225,6 @@ def test_models_and_data_never_seen_before(
     assert (task.calibration_examples + task.test_examples, task.synthetic) == (1797, False)
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_without_data_agreement_is_measured_and_said_so(demo_model: Path, tmp_path: Path) -> None:
     outcome = run(job(demo_model, tmp_path / "out"))
     assert outcome.report.task.synthetic
@@ -239,7 +236,6 @@ def test_without_data_agreement_is_measured_and_said_so(demo_model: Path, tmp_pa
     assert "accuracy" not in outcome.report.headline
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_fixed_batch_is_measured_at_that_batch(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
     torch.export.save(torch.export.export(module, (torch.zeros(4, 1, 8, 8),)), tmp_path / "fixed.pt2")
@@ -266,7 +262,6 @@ def test_model_without_arithmetic_is_an_error_that_leaves_nothing(tmp_path: Path
 STAGES = ["export", "score", "1-int8", "measure"]
 
 
-@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupt_at_any_stage_loses_no_finished_one(
     stage: str, demo: Outcome, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -303,7 +298,6 @@ def test_interrupt_at_any_stage_loses_no_finished_one(
         assert not partial.exists()
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_resume_does_a_stage_again_whose_file_was_lost(
     demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +329,6 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
     blow: signal.Signals,
@@ -412,7 +405,6 @@ def test_unknown_option_of_the_api_names_the_nearest(demo_model: Path) -> None:
         pipeline.compress(demo_model, preset_="quick")
 
 
-@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -430,7 +422,6 @@ def test_value_of_another_type_is_told(options: dict[str, Any], message: str) ->
     assert str(caught.value) == f"compress(): {message}"
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_data_may_be_a_path_and_a_mistake_in_them_is_not_in_the_way(demo_model: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     x, y = draw.random((40, 1, 28, 28), np.float32), draw.integers(0, 10, 40)
@@ -514,7 +505,6 @@ def test_prune_distill_and_int8_in_sequence(tmp_path: Path) -> None:
     assert pruned(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_stage_that_breaks_the_margin_is_undone_and_named(demo_model: Path, tmp_path: Path) -> None:
     methods = (Method("prune-unstructured", {"fraction": 0.05}), Method("prune", {"flops": 0.6}))
     outcome = run(job(demo_model, tmp_path / "out", methods, data="demo"))

@@ -76,6 +76,8 @@ def main() -> None:
         if isinstance(out, io.TextIOWrapper):
             # A terminal that knows only ASCII shows ? for an arrow; that is no reason to lose the result.
             out.reconfigure(errors="replace")
+    if processes.count() > 1:  # PyTorch says from its C++, in every process, that it could train faster
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if processes.follows():  # the first process meets the same errors, and tells them
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     try:

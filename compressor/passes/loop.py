@@ -50,8 +50,8 @@ LARGEST_GRADIENT = 1.0
 """Norm to which gradients are clipped."""
 
 PATIENCE = timedelta(days=7)
-"""How long processes wait for each other: scoring a model, or its outputs on all examples, may take the first one hours;
-who has died is noticed at once."""
+"""How long processes wait for each other: scoring a model may take the first one hours; who has died is noticed at
+once."""
 
 T = TypeVar("T")
 

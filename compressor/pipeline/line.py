@@ -31,7 +31,7 @@ from compressor.pipeline.settings import settings_of, size_bytes, stage_name
 from compressor.pipeline.stages import Exported, Made, Scored, intact, prove
 from compressor.pipeline.timing import CallTimer
 from compressor.pipeline.together import Together
-from compressor.report.headline import headline, warnings_of
+from compressor.report.headline import at_chance, headline, warnings_of
 from compressor.results import (
     SCHEMA,
     Artifact,
@@ -145,7 +145,8 @@ class _Line:
             report = self._report(exported, scored, chain, chosen, result, costs, undone)
             pair = {ONNX_ARM: exported.artifacts[ONNX_ARM], chosen.arm: chosen.artifact}
             task = self.inputs.task(folder.path, exported.artifacts)
-            report = replace(report, confusion=moved(folder.path, pair, task))
+            confusion = moved(folder.path, pair, task)
+            report = replace(report, confusion=confusion, warnings=(*at_chance(confusion), *report.warnings))
             deliver(folder.path, chosen, report, keep_stages=len(self.passes) > 1)
             return Outcome(report, folder.finish(), result.interrupted)
 

@@ -1,9 +1,9 @@
 """Several processes, one run: the first one is the run, the others help it to train and then leave.
 
-The first process does all the work as if it were alone; before a method on the PyTorch model it tells the others what it
-is about to do, and they do the same with the model and the data that they have loaded themselves. What one process could
-find otherwise than another (importance, times) is the first one's word. After the last method that trains the others
-leave, so that nobody waits while the rest is scored and measured.
+The first process does all the work as if it were alone; before a method on the PyTorch model it tells the others what
+it is about to do, and they do the same with the model and the data that they have loaded themselves. What one process
+could find otherwise than another (importance, times) is the first one's word. After the last method that trains the
+others leave, so that nobody waits while the rest is scored and measured.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from compressor import compare
 from compressor.report import aggregates, comparing, numbers
 from compressor.report.cheapest import cheapest, deciding_meters
 from compressor.report.text import clean, named
-from compressor.results import Comparison, Delta, MeterInfo, Report, ScoreDelta
+from compressor.results import Comparison, Confusion, Delta, MeterInfo, Report, ScoreDelta
 
 BUSY = 0.15
 """Share of the cores kept busy by others before the run, from which on the reader is warned."""
@@ -85,6 +85,29 @@ def warnings_of(report: Report) -> tuple[str, ...]:
     if busy > BUSY:
         found.append(f"Other processes kept {numbers.percent(busy)} of the cores busy before the run.")
     return tuple(found)
+
+
+def at_chance(confusion: Confusion | None) -> tuple[str, ...]:
+    """That the original itself knows no more than which class is the commonest: "retained" then means nothing.
+
+    Args:
+        confusion: What moved between the original and the result; ``None`` for other tasks.
+
+    Returns:
+        One sentence, or none.
+    """
+    if confusion is None or len(confusion.classes) < 2:
+        return ()
+    total = sum(one.examples for one in confusion.classes)
+    right = sum(one.right_before for one in confusion.classes)
+    commonest = max(confusion.classes, key=lambda one: one.examples)
+    if right > commonest.examples:
+        return ()
+    return (
+        f"The original itself is right on {numbers.percent(right / total)} of the {confusion.counted}, "
+        f"no better than always answering {clean(commonest.name, _NAME)!r}: see that labels and preprocessing are "
+        "those of its training.",
+    )
 
 
 def kept_fp32(report: Report, comparison: Comparison) -> str:

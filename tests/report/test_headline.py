@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from compressor.report.headline import headline, warnings_of
+from compressor.report.headline import at_chance, headline, warnings_of
 from compressor.results import KernelCounts, Report, Step
 
 
@@ -93,3 +93,14 @@ def test_a_busy_machine_is_told(reports: dict[str, Report]) -> None:
     said = "Other processes kept 50 % of the cores busy before the run."
     assert said in warnings_of(replace(report, measurements=(busy, *others)))
     assert said not in warnings_of(report)
+
+
+def test_original_that_knows_nothing_is_told(reports: dict[str, Report]) -> None:
+    found = reports["estimated"].confusion
+    assert found is not None
+    assert at_chance(found) == at_chance(None) == ()
+    lost = replace(found, classes=tuple(replace(one, right_before=100) for one in found.classes))
+    assert at_chance(lost) == (
+        "The original itself is right on 10 % of the test examples, no better than always answering 'class 0': see "
+        "that labels and preprocessing are those of its training.",
+    )
