@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 
-_OWN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
-_FAMILIES = ("ROLE_", "MASTER_", "TORCHELASTIC_")
+_RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK")
+_SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")
+_OTHERS = ("ROLE_NAME", "MASTER_ADDR", "MASTER_PORT")
 
 
 def count() -> int:
@@ -33,9 +34,10 @@ def follows() -> bool:
 
 def part() -> None:
     """Be a process of its own from now on, and let those that it starts be none of the group."""
-    for name in [*os.environ]:
-        if name in _OWN or name.startswith(_FAMILIES):
-            del os.environ[name]
+    if count() > 1:
+        for name in [*os.environ]:
+            if name in (*_RANKS, *_SIZES, *_OTHERS) or name.startswith("TORCHELASTIC_"):
+                del os.environ[name]
 
 
 def _number(variable: str, otherwise: int) -> int:

@@ -36,11 +36,15 @@ BY_RULE = (Method("int8", {"by_rule": True}),)
 FILES = ["baseline", "model.onnx", "report.html", "report.json", "report.md"]
 
 
+def leave_out(patch: pytest.MonkeyPatch) -> None:
+    """The benchmark and the plots, which take most of a run's time; the demo's run has them."""
+    patch.setattr(line, "run_benchmark", invented_benchmark)
+    patch.setattr(deliver, "render_html", lambda report: report.headline)
+
+
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmark and the plots left out, which take most of a run's time; the demo's run, made before, has them."""
-    monkeypatch.setattr(line, "run_benchmark", invented_benchmark)
-    monkeypatch.setattr(deliver, "render_html", lambda report: report.headline)
+    leave_out(monkeypatch)  # the fixtures of the module were made before
 
 
 def job(model: Path, out: Path, methods: tuple[Method, ...] = BY_RULE, **options: Any) -> Job:
@@ -59,6 +63,23 @@ def sha256(path: Path) -> str:
 def demo(hurried: None, demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The demo's own run."""
     return run(job(demo_model, tmp_path_factory.mktemp("demo") / "out", data="demo"), command="compress demo")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tenth of the demo's data, for what does not look at the score."""
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    with np.load(ROOT / "compressor" / "demo" / "data.npz") as data:
+        np.savez(path, **{key: data[key][:200] for key in data.files})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def reference(few: str, demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out(patch)
+        return run(job(demo_model, tmp_path_factory.mktemp("reference") / "out", data=few))
 
 
 def test_folder_holds_the_model_the_baselines_and_the_report(demo: Outcome) -> None:
@@ -123,9 +144,9 @@ def test_no_path_of_this_machine_is_in_the_models(demo: Outcome) -> None:
 
 @pytest.mark.parametrize("kind", ["state dict", "safetensors", "TorchScript", "ONNX"])
 def test_same_weights_in_any_form_give_the_same_int8_model(
-    kind: str, demo: Outcome, demo_model: Path, tmp_path: Path
+    kind: str, few: str, reference: Outcome, demo_model: Path, tmp_path: Path
 ) -> None:
-    path, options = tmp_path / "model.pt", {"data": "demo"}
+    path, options = tmp_path / "model.pt", {"data": few}
     if kind == "state dict":
         torch.save(weights(demo_model), path)
         options["arch"] = ARCH
@@ -143,13 +164,13 @@ def test_same_weights_in_any_form_give_the_same_int8_model(
         ):  # torch's own: the format is on its way out, its files are not
             torch.jit.save(torch.jit.script(module), path)
     else:
-        path.write_bytes((demo.folder / "baseline" / "model.onnx").read_bytes())
+        path.write_bytes((reference.folder / "baseline" / "model.onnx").read_bytes())
     outcome = run(job(path, tmp_path / "out", **options))
     assert outcome.report.model.format == kind
     if kind == "TorchScript":  # other names of nodes and weights, the same numbers
-        assert same_integers(outcome.folder / "model.onnx", demo.folder / "model.onnx")
+        assert same_integers(outcome.folder / "model.onnx", reference.folder / "model.onnx")
     else:
-        assert sha256(outcome.folder / "model.onnx") == sha256(demo.folder / "model.onnx")
+        assert sha256(outcome.folder / "model.onnx") == sha256(reference.folder / "model.onnx")
     if kind == "ONNX":
         assert [m.arm for m in outcome.report.measurements] == ["ONNX fp32", "ONNX int8", "ONNX fp32 (A/A)"]
 
@@ -264,7 +285,7 @@ STAGES = ["export", "score", "1-int8", "measure"]
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupt_at_any_stage_loses_no_finished_one(
-    stage: str, demo: Outcome, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, few: str, reference: Outcome, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[str, bool]] = []
 
@@ -274,7 +295,7 @@ def test_interrupt_at_any_stage_loses_no_finished_one(
 
         def progress(self, done_s: float, total_s: float, text: str) -> None: ...
 
-    asked = job(demo_model, tmp_path / "out", data="demo")
+    asked = job(demo_model, tmp_path / "out", data=few)
     name = "_compress" if stage == "1-int8" else f"_{stage}"
     real = getattr(line._Line, name)
 
@@ -293,15 +314,15 @@ def test_interrupt_at_any_stage_loses_no_finished_one(
     if stage in ("export", "measure"):
         outcome = run(asked, Listener())
         assert done == [(name, name in before) for name in STAGES]
-        assert sha256(outcome.folder / "model.onnx") == sha256(demo.folder / "model.onnx")
+        assert sha256(outcome.folder / "model.onnx") == sha256(reference.folder / "model.onnx")
         assert outcome.report.stages[-1].stage == "1-int8"
         assert not partial.exists()
 
 
 def test_resume_does_a_stage_again_whose_file_was_lost(
-    demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: str, demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = job(demo_model, tmp_path / "out", data="demo")
+    asked = job(demo_model, tmp_path / "out", data=few)
 
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
@@ -332,12 +353,13 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
     blow: signal.Signals,
+    few: str,
     demo_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = [str(demo_model), "--data", "demo", "--out", "out", "--by-rule"]
+    arguments = [str(demo_model), "--data", few, "--out", "out", "--by-rule"]
     process = command(*arguments, cwd=tmp_path)
     # Struck while it writes the baselines, before any stage is marked.
     wait_for(tmp_path / "out.partial" / "baseline", process)
@@ -505,9 +527,9 @@ def test_prune_distill_and_int8_in_sequence(tmp_path: Path) -> None:
     assert pruned(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_stage_that_breaks_the_margin_is_undone_and_named(demo_model: Path, tmp_path: Path) -> None:
+def test_stage_that_breaks_the_margin_is_undone_and_named(few: str, demo_model: Path, tmp_path: Path) -> None:
     methods = (Method("prune-unstructured", {"fraction": 0.05}), Method("prune", {"flops": 0.6}))
-    outcome = run(job(demo_model, tmp_path / "out", methods, data="demo"))
+    outcome = run(job(demo_model, tmp_path / "out", methods, data=few))
     (candidate,) = [m for m in outcome.report.measurements if m.role == "candidate"]
     assert candidate.arm == "ONNX prune-unstructured"
     assert sha256(outcome.folder / "model.onnx") == candidate.artifact.sha256

@@ -29,6 +29,8 @@ class _Main(click.Group):
             args = ["run", *args]
         elif processes.follows():  # only runs train, and so need more than one process
             ctx.exit()
+        else:
+            processes.part()
         return super().parse_args(ctx, args or ["--help"])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
