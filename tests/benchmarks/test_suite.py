@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import arms, cases, data, fetch, table
+from benchmarks.peers import PEERS
 from compressor.errors import DataError
 from compressor.recipe import load_recipe
 from compressor.results import Artifact, Score
@@ -104,15 +105,23 @@ def test_the_table_tells_of_each_model_and_of_the_best_peer(
         return {"CPU time per inference": {"ratio": ratio, "ci95": [ratio * 0.99, ratio * 1.01], "verdict": "better"}}
 
     row = {"against PyTorch fp32": against(0.1), "against ONNX fp32": against(0.4), "score": 0.98}
+    failed = {"error": "RuntimeError: no"}
     run = {
         "batch": 1,
-        "arms": {"ONNX fp32": {"score": 0.99}, "int8": row, "mix": row, "NNCF": {"score": 0.985}},
-        "against_best_peer": {"of all": {"peer": "NNCF", "int8": against(0.5), "mix": against(0.25)}},
+        "arms": {
+            "PyTorch fp32": {"score": 0.99},
+            "ONNX fp32": {"score": 0.99, "against PyTorch fp32": against(0.5)},
+            "int8": row,
+            "mix": row,
+            **dict.fromkeys(PEERS, failed),
+            "NNCF": {**row, "score": 0.985},
+        },
+        "against_best_peer": {"within the margin": {"peer": "NNCF", "int8": against(0.5), "mix": against(0.25)}},
     }
     (tmp_path / "tep.json").write_text(json.dumps({"runs": [run]}))
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     table.main()
     printed = capsys.readouterr().out
-    assert "90.0% less (10.00× faster [9.90, 10.10])" in printed
-    assert "fp32 → int8 → mix: 99.00% → 98.00% → 98.00%" in printed
-    assert "| none |  |  | NNCF (98.50%) | 2.00× faster" in printed
+    assert "| `tep` | 2.00× faster [1.98, 2.02] against PyTorch; 99.00% | 2.50× faster [2.48, 2.53]; 98.00% |" in printed
+    assert "| 10.00× faster [9.90, 10.10], 90.0% less |" in printed
+    assert "| failed | failed | 2.50× faster [2.48, 2.53]; 98.50% | failed | 4.00× faster [3.96, 4.04], NNCF |" in printed
