@@ -122,6 +122,10 @@ def test_the_table_tells_of_each_model_and_of_the_best_peer(
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     table.main()
     printed = capsys.readouterr().out
-    assert "| `tep` | 2.00× faster [1.98, 2.02] against PyTorch; 99.00% | 2.50× faster [2.48, 2.53]; 98.00% |" in printed
+    assert (
+        "| `tep` | 2.00× faster [1.98, 2.02] against PyTorch; 99.00% | 2.50× faster [2.48, 2.53]; 98.00% |" in printed
+    )
     assert "| 10.00× faster [9.90, 10.10], 90.0% less |" in printed
-    assert "| failed | failed | 2.50× faster [2.48, 2.53]; 98.50% | failed | 4.00× faster [3.96, 4.04], NNCF |" in printed
+    assert (
+        "| failed | failed | 2.50× faster [2.48, 2.53]; 98.50% | failed | 4.00× faster [3.96, 4.04], NNCF |" in printed
+    )
