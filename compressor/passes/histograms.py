@@ -37,7 +37,8 @@ class Histogram:
     def percentile(self, percent: float, span: tuple[float, float]) -> tuple[float, float]:
         """The range that holds a share of the values; half of the rest is cut off at each end.
 
-        An end at which nothing lies (behind a ReLU, say) is not cut, and all of the rest is cut at the other.
+        An end at which nothing lies (behind a ReLU, say) is not cut, and all of the rest is cut at the other. No end is cut
+        beyond 0, which has to be among the levels.
 
         Args:
             percent: The share, in percent.
@@ -55,9 +56,9 @@ class Histogram:
         below = np.cumsum(self.counts)
         low, high = span
         if span[0] < 0:
-            low = max(low, float(edges[np.searchsorted(below, cut, side="right")]))
+            low = min(max(low, float(edges[np.searchsorted(below, cut, side="right")])), 0.0)
         if span[1] > 0:
-            high = min(high, float(edges[np.searchsorted(below, total - cut, side="left") + 1]))
+            high = max(min(high, float(edges[np.searchsorted(below, total - cut, side="left") + 1])), 0.0)
         return low, high
 
     def entropy(self, span: tuple[float, float]) -> tuple[float, float]:

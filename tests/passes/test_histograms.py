@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compressor.passes.histograms import HALF_BINS, Histogram
@@ -40,6 +40,8 @@ def test_percentile_behind_a_relu_cuts_at_the_top_only() -> None:
 
 
 @settings(max_examples=50, deadline=None)
+@example([1.0, 1.0, 1.0, 1.0, -1.0], 51.0, "percentile")
+@example([-1.0, -1.0, -1.0, -1.0, 1.0], 51.0, "percentile")
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=200),
     st.floats(50.1, 100),
