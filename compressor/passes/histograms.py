@@ -37,8 +37,8 @@ class Histogram:
     def percentile(self, percent: float, span: tuple[float, float]) -> tuple[float, float]:
         """The range that holds a share of the values; half of the rest is cut off at each end.
 
-        An end at which nothing lies (behind a ReLU, say) is not cut, and all of the rest is cut at the other. No end is cut
-        beyond 0, which has to be among the levels.
+        An end at which nothing lies (behind a ReLU, say) is not cut, and all of the rest is cut at the other. No end is
+        cut beyond 0, which has to be among the levels.
 
         Args:
             percent: The share, in percent.
