@@ -140,7 +140,8 @@ def quantize(weight: NDArray[np.float32], form: Format) -> tuple[NDArray[np.gene
     if form.block_size is None:
         amax = np.abs(weight).max(axis=1, initial=0)
         _require_finite(amax)
-        scale = np.where(amax > 0, amax / np.float32(127), np.float32(1)).astype(np.float32)
+        scale = (amax / np.float32(127)).astype(np.float32)
+        scale = np.where(scale > 0, scale, np.float32(1))  # of the tiniest weights it is 0 as well
         levels = np.rint(weight / scale[:, None])
         return np.clip(levels, -127, 127, out=levels).astype(np.int8), scale
     cut = _blocks(weight, form.block_size)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -26,6 +26,7 @@ def bound(weight: np.ndarray, form: Format) -> np.ndarray:
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 @settings(max_examples=25, deadline=None)
+@example(weight=np.array([[8.7e-44]], np.float32))
 @given(
     weight=arrays(
         np.float32, st.tuples(st.integers(1, 4), st.integers(1, 150)), elements=st.floats(-1e4, 1e4, width=32)
