@@ -7,8 +7,13 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from chains import save_chain
+
+# The same examples in every run: what fails here fails everywhere.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Before torch is imported anywhere: the test processes share the cores, and their threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
