@@ -98,9 +98,7 @@ class _WeightOnly:
 class Int4(_WeightOnly):
     """4-bit weights in blocks.
 
-    Attributes:
-        block_size: Weights per scale: 16, 32, 64, 128 or 256. Smaller is more exact and takes more room.
-        rules: Which layers become int4, as :mod:`compressor.rules` has it.
+    Its settings are those of all weight-only methods: ``block_size`` and ``rules``.
     """
 
     name: ClassVar[str] = "int4"
@@ -111,9 +109,7 @@ class Int4(_WeightOnly):
 class Int8WeightOnly(_WeightOnly):
     """8-bit weights in blocks: hardly any error, for models whose activations int8 cannot hold (language models).
 
-    Attributes:
-        block_size: Weights per scale: 16, 32, 64, 128 or 256. Smaller is more exact and takes more room.
-        rules: Which layers become int8, as :mod:`compressor.rules` has it.
+    Its settings are those of all weight-only methods: ``block_size`` and ``rules``.
     """
 
     name: ClassVar[str] = "int8-weight-only"
