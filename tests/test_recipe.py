@@ -116,3 +116,16 @@ def test_list_of_ready_recipes() -> None:
     held = json.loads(CliRunner().invoke(cli, ["recipes", "--json"], catch_exceptions=False).output)
     assert list(held) == list(ready_recipes())
     assert held["cnn-int8"]["methods"] == ["int8"]
+
+
+def test_schema_describes_every_key_and_every_setting_in_its_own_place() -> None:
+    schema = recipe_schema()
+    settings = schema["properties"]["methods"]["items"]["anyOf"][1]["properties"]
+    for name, part in (("recipe", schema), *settings.items()):
+        assert "Attributes:" not in part["description"], name
+        for key, prop in part["properties"].items():
+            assert prop["description"].endswith("."), (name, key)
+    block_size = settings["int8-weight-only"]["properties"]["block_size"]["description"]
+    assert block_size == settings["int4"]["properties"]["block_size"]["description"]  # both have it from one place
+    assert block_size.startswith("Weights per scale: 16, 32")
+    assert settings["distill"]["properties"]["student"]["description"].endswith("a model of your own.")
