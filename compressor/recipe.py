@@ -7,9 +7,7 @@ gives wins. Ready ones come with the package and go by their names.
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from compressor.errors import RecipeError, nearest
+from compressor.json_schema import describe
 from compressor.passes.registry import METHODS, method_class
 
 Plain = str | int | float | bool | list[str] | None
@@ -28,9 +27,6 @@ READY = Path(__file__).parent / "recipes"
 
 REACHED = ("model", "machine", "command")
 """Keys under ``reached`` that every ready recipe has, beside its figures; ``model`` names the data too."""
-
-_ATTRIBUTE = re.compile(r"^    (?P<name>\w+): (?P<text>.+(?:\n     +.+)*)", re.MULTILINE)
-"""An attribute in a docstring, its lines after the first indented more."""
 
 
 class Recipe(BaseModel):
@@ -170,10 +166,12 @@ def keeping(
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe file, every method's settings included, for editors that check as one types."""
-    schema = _described(Recipe.model_json_schema(), Recipe)
+    schema = Recipe.model_json_schema()
+    describe(schema, Recipe)
     settings = {}
     for name in METHODS:
-        found = _described(TypeAdapter(method_class(name)).json_schema(), method_class(name))
+        found = TypeAdapter(method_class(name)).json_schema()
+        describe(found, method_class(name))
         found.pop("$defs", None)
         settings[name] = {**found, "additionalProperties": False}
     schema["properties"]["methods"]["items"] = {
@@ -189,23 +187,6 @@ def recipe_schema() -> dict[str, Any]:
         ]
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _described(schema: dict[str, Any], kind: type) -> dict[str, Any]:
-    """Give every property the lines that the class, or a class it comes from, has on it under ``Attributes:``.
-
-    An editor shows those at the key that is being typed; the description of the whole is left with its summary.
-    """
-    lines: dict[str, str] = {}
-    for parent in reversed(kind.__mro__):
-        _, _, attributes = inspect.cleandoc(parent.__doc__ or "").partition("\nAttributes:\n")
-        for found in _ATTRIBUTE.finditer(attributes):
-            lines[found["name"]] = " ".join(found["text"].split())
-    schema["description"] = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")[0].strip()
-    for name, prop in schema["properties"].items():
-        prop.pop("title", None)
-        prop["description"] = lines[name]
-    return schema
 
 
 def _check_settings(name: str, settings: Mapping[str, Plain], path: Path) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from compressor import results
 from compressor.errors import OutputError
+from compressor.json_schema import describe
 from compressor.results import SCHEMA, BenchRecord, Report
 from compressor.store.agreement import Disagreement, bench_disagreements, disagreements
 
@@ -113,11 +115,11 @@ def _believed(
 
 
 def report_schema(kind: type[Report] | type[BenchRecord] = Report) -> dict[str, Any]:
-    """JSON Schema of a record (draft 2020-12), unknown keys forbidden."""
+    """JSON Schema of a record (draft 2020-12), every key described, unknown keys forbidden."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_adapter(kind).json_schema()}
-    for definition in (schema, *schema.get("$defs", {}).values()):
-        if "properties" in definition:
-            definition["additionalProperties"] = False
+    for name, definition in ((kind.__name__, schema), *schema["$defs"].items()):
+        describe(definition, getattr(results, name))
+        definition["additionalProperties"] = False
     return schema
 
 
