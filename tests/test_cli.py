@@ -239,6 +239,18 @@ def test_bench_interrupted_before_the_first_block(chain: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [chain]
 
 
+def test_ctrl_c_in_code_made_from_a_string_has_the_same_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "struck.py").write_text(
+        "from compressor import cli\n"
+        "def strike(**options):\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "cli.cli.main = strike\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "struck"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_watching_meters_ends_well_with_ctrl_c(as_json: bool) -> None:
     command = [sys.executable, "-m", "compressor", "meters", "--watch", *(["--json"] if as_json else [])]

@@ -98,4 +98,8 @@ def main() -> None:
         # Whoever read our output has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    finally:
+        # Where Ctrl-C strikes in code made from a string (a dataclass in the making), CPython remembers it though it
+        # was caught, and ``python -m`` dies of SIGINT at its end whatever the exit code. Running a string forgets it.
+        exec("")
     sys.exit(code)
