@@ -182,6 +182,7 @@ def case(name: str, batch: int, meter: Meter, blocks: int, seconds: float, seed:
         "blocks": blocks,
         "window_s": seconds,
         "idle_w": idle,
+        "other_processes": others(),
         **judged(found),
         "not_run": not_run,
     }
@@ -202,6 +203,20 @@ def free_memory() -> None:
     torch.cuda.empty_cache()
 
 
+def others() -> int | None:
+    """Other processes on the GPU, whose joules the counter holds too; ``None`` where NVML does not list them.
+
+    One of those listed is this one, which has been on the GPU before; in a container its number there is another.
+    """
+    import pynvml
+
+    try:
+        listed = pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(0))  # of DOMAIN
+    except pynvml.NVMLError:
+        return None
+    return max(0, len(listed) - 1)
+
+
 def why_not() -> str:
     """Why torch's first GPU is not NVML's first, whose counter is read; empty if it is."""
     import pynvml
@@ -218,6 +233,8 @@ def show(found: Mapping[str, Any]) -> None:
     said = "unknown" if limit is None else f"{limit:.1%}"
     control = "" if found["control_passed"] else "; the A/A control FAILED: no verdict"
     print(f"{found['model']}, batch {found['batch']}: joules per {found['per']}; detection limit {said}{control}")
+    if found.get("other_processes"):
+        print(f"  {found['other_processes']} other processes were on the GPU: their joules are in these figures")
     for name, form in found["forms"].items():
         versus = form.get("ratio to fp32")
         ratio = "" if versus is None else f"; {versus['ratio']:.3f} of fp32 {versus['ci95']}"

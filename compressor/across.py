@@ -6,14 +6,14 @@ What cannot be compared is refused with the keys that differ; what may have shif
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from compressor import compare as comparing
 from compressor.errors import MeasurementError, nearest
-from compressor.results import Comparison, Control, Delta, Measurement, Report
+from compressor.results import Comparison, Control, Delta, Measurement, Plan, Report
 from compressor.store.records import load_measured
 
 Wish = Literal["better", "not-worse"]
@@ -27,11 +27,12 @@ UNPAIRED = (
 
 @dataclass(frozen=True)
 class Pair:
-    """One arm of each file at the same batch size and number of threads.
+    """One arm of each file at the same batch size and number of threads, in the same phase.
 
     Attributes:
         batch: Examples per call.
         threads: Threads of the runtime.
+        phase: ``prefill`` or ``decode`` of a causal language model; empty for other models.
         comparison: The first file's arm as the baseline, the second's as the candidate.
         control: Per metric the stricter of both files' A/A controls.
         notes: What else differs and may be what the difference is due to.
@@ -39,9 +40,15 @@ class Pair:
 
     batch: int
     threads: int
+    phase: str
     comparison: Comparison
     control: tuple[Control, ...]
     notes: tuple[str, ...]
+
+    @property
+    def size(self) -> str:
+        """What it was measured at, in words."""
+        return f"{self.phase and f'{self.phase}, '}batch {self.batch}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Across:
     """What two files say of each other.
 
     Attributes:
-        pairs: One per batch size and number of threads that both files have.
+        pairs: One per batch size, number of threads and phase that both files have.
         notes: What holds for all of them.
         gate: The answer to ``--fail-unless``; ``None`` if nothing was asked.
     """
@@ -74,12 +81,15 @@ class Across:
     gate: Gate | None
 
 
+_Size = tuple[int, int, str]
+
+
 @dataclass(frozen=True)
 class _Side:
-    """A file's runs by batch size and threads, and what they ran on."""
+    """A file's runs by batch size, threads and phase, and what they ran on."""
 
     path: Path
-    runs: Mapping[tuple[int, int], tuple[Sequence[Measurement], Sequence[Control]]]
+    runs: Mapping[_Size, tuple[Sequence[Measurement], Sequence[Control]]]
     data: str
 
 
@@ -104,7 +114,7 @@ def compare_files(before: Path, after: Path, *, arm: str | None = None, wish: Wi
     shared = [key for key in one.runs if key in other.runs]
     if not shared:
         raise MeasurementError(
-            f"cannot be compared with {before}: plan.batch or plan.threads differ "
+            f"cannot be compared with {before}: plan.batch, plan.threads or the phase differ "
             f"({_sizes(other.runs)} against {_sizes(one.runs)})",
             where=after,
             mend="measure both at the same --batch and --threads",
@@ -128,17 +138,24 @@ def _side(path: Path) -> _Side:
         found = [(record.measurements, record.control)]
     else:
         found = [(run.measurements, run.control) for run in record.runs]
-    runs = {(m[0].plan.batch, m[0].plan.threads): (m, c) for m, c in found if m}
+    runs = {_size(m[0].plan): (m, c) for m, c in found if m}
     if not runs:
         raise MeasurementError("holds no measurement", where=path)
     return _Side(path, runs, data)
 
 
-def _sizes(keys: Sequence[tuple[int, int]] | Mapping[tuple[int, int], object]) -> str:
-    return ", ".join(f"batch {batch} on {threads} thread{'s' * (threads > 1)}" for batch, threads in keys)
+def _size(plan: Plan) -> _Size:
+    return plan.batch, plan.threads, plan.workload.phase if plan.workload else ""
 
 
-def _pair(one: _Side, other: _Side, key: tuple[int, int], name: str | None) -> Pair:
+def _sizes(keys: Iterable[_Size]) -> str:
+    return ", ".join(
+        f"{phase and f'{phase} at '}batch {batch} on {threads} thread{'s' * (threads > 1)}"
+        for batch, threads, phase in keys
+    )
+
+
+def _pair(one: _Side, other: _Side, key: _Size, name: str | None) -> Pair:
     (before_arms, before_control), (after_arms, after_control) = one.runs[key], other.runs[key]
     before = _pick(one.path, before_arms, name)
     same = next((m for m in after_arms if m.arm == before.arm), None) if name is None else None
@@ -208,12 +225,11 @@ def _gate(pairs: Sequence[Pair], wish: Wish) -> Gate:
 
 
 def _answer(pair: Pair, wish: Wish) -> tuple[bool, str]:
-    where = f"batch {pair.batch}, {pair.threads} thread{'s' * (pair.threads > 1)}"
     delta = judged(pair)
     if delta is None:
-        return False, f"{where}: nothing could be compared"
+        return False, f"{pair.size}: nothing could be compared"
     blind = "" if delta.metric.startswith("energy") else " (energy was not measured)"
-    said = f"{where}: {delta.metric}{blind} is {delta.verdict}" + (f" ({delta.reason})" if delta.reason else "")
+    said = f"{pair.size}: {delta.metric}{blind} is {delta.verdict}" + (f" ({delta.reason})" if delta.reason else "")
     if delta.verdict != "not established" or wish == "better":
         return delta.verdict == "better", said
     # Where nothing could be seen, "not worse" was not shown either.

@@ -300,7 +300,15 @@ def _task(job: BenchJob, arms: Sequence[Arm], inputs: tuple[TensorSpec, ...], ba
             limits=None if reading is None else limits(reading.folder, reading.max_length),
             scoring=scoring_for(reading, inputs),
         )
-    task = open_task(job.data, metric=job.metric, inputs=inputs, target=job.target, seed=job.seed, reading=reading)
+    task = open_task(
+        job.data,
+        metric=job.metric,
+        inputs=inputs,
+        outputs=arms[0].artifact.outputs,
+        target=job.target,
+        seed=job.seed,
+        reading=reading,
+    )
     return with_reference(task, first) if task.test().targets is None else task
 
 

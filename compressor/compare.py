@@ -206,8 +206,8 @@ def control(original: Measurement, twin: Measurement) -> tuple[Control, ...]:
         if not pairs:
             continue
         ratio, interval = stats.ratio_interval([b for b, _ in pairs], [c for _, c in pairs])
-        # The half-width on the log scale, said as a fraction.
-        limit = None if interval is None else max(interval[1] / ratio, ratio / interval[0]) - 1
+        # The half-width on the log scale, where both halves are alike, said as a fraction.
+        limit = None if interval is None else interval[1] / ratio - 1
         holds = interval is not None and interval[0] <= 1 <= interval[1]
         found.append(Control(original.arm, name, ratio, interval, limit, holds))
     return tuple(found)

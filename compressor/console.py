@@ -130,7 +130,7 @@ def print_bench(record: BenchRecord) -> None:
             out.print(f"{scores[0][1].name}: {escape('; '.join(shown))}")
         limits = [c for c in run.control if c.detection_limit is not None]
         if not run.comparisons and limits:
-            shown = (f"{c.metric} ±{100 * (c.detection_limit or 0):.2g} %" for c in limits)
+            shown = (f"{c.metric} {_limit(c)}" for c in limits)
             out.print(f"Detection limit (A/A control): {escape('; '.join(shown))}")
         for warning in run.warnings:
             out.print(f"! {escape(clean(warning, 400))}")
@@ -154,7 +154,7 @@ def print_across(across: Across) -> None:
         found = pair.comparison
         out.print(
             f"[bold]{escape(_arm(found.candidate))} (second file) against {escape(_arm(found.baseline))} (first file), "
-            f"batch {pair.batch}, {pair.threads} thread{'s' * (pair.threads > 1)}[/]"
+            f"{pair.size}[/]"
         )
         _print_deltas(out, found, pair.control)
         for note in pair.notes:
@@ -221,7 +221,7 @@ def _print_arms(out: Console, run: BenchRun) -> None:
 
 def _print_deltas(out: Console, comparison: Comparison, controls: Sequence[Control]) -> None:
     from compressor import compare
-    from compressor.report import numbers
+    from compressor.report import aggregates, numbers
 
     limits = {c.metric: c for c in controls}
     reasons: dict[str, list[str]] = {}
@@ -236,8 +236,14 @@ def _print_deltas(out: Console, comparison: Comparison, controls: Sequence[Contr
         provenance = delta.baseline.provenance
         name += f", {provenance}" if provenance else ""
         change = numbers.change(delta.ratio, delta.ci95)
-        table.add_row(escape(name), escape(change), _limit(limits.get(delta.metric)), delta.verdict)
-        if delta.reason:
+        exact = aggregates.is_exact(delta)
+        limit = "exact" if exact else _limit(limits.get(delta.metric))
+        # The words of the report: what can have no verdict says so, and what is equal to the byte is not open.
+        estimated = "estimated" in aggregates.sources(delta)
+        same = exact and delta.ratio == 1
+        verdict = "no verdict" if estimated else "no change" if same else delta.verdict
+        table.add_row(escape(name), escape(change), limit, verdict)
+        if delta.reason and not same:
             reasons.setdefault(delta.reason, []).append(name.split(",")[0])
     score = comparison.score
     if score is not None:
@@ -250,9 +256,11 @@ def _print_deltas(out: Console, comparison: Comparison, controls: Sequence[Contr
 
 
 def _limit(control: Control | None) -> str:
+    from compressor.report import numbers
+
     if control is None or control.detection_limit is None:
         return ""
-    return f"±{100 * control.detection_limit:.2g} %" if control.passed else "void"
+    return f"±{numbers.percent(control.detection_limit)}" if control.passed else "void"
 
 
 def _plain(quantity: Quantity) -> tuple[float, str, tuple[float, float] | None]:

@@ -6,7 +6,8 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -83,17 +84,52 @@ def temperature_c() -> float | None:
     return max(readings, default=None)
 
 
+@dataclass(frozen=True)
+class Others:
+    """What went on beside the processes that are measured.
+
+    Attributes:
+        load: Share of the machine's cores that other processes kept busy, 0..1.
+        pinned_load: The same of the cores that the measured processes are pinned to; 0 where none are named.
+        throttled: Whether one of these cores, or their package, slowed down for heat.
+    """
+
+    load: float
+    pinned_load: float = 0.0
+    throttled: bool = False
+
+    def why_unsound(self, limit: float) -> str:
+        """Why what was measured meanwhile does not count; empty if it does.
+
+        Args:
+            limit: Share of the cores that others may keep busy.
+        """
+        if self.throttled:
+            return "the processor slowed down for heat"
+        if self.load > limit:
+            return f"other processes kept {self.load:.0%} of the cores busy"
+        if self.pinned_load > limit:
+            return f"other processes kept the arms' own cores busy for {self.pinned_load:.0%} of the time"
+        return ""
+
+
 class LoadMonitor:
-    """Share of the machine's cores that other processes kept busy between two moments.
+    """What other processes did between two moments, and whether the processor got too hot.
 
     System busy time, steal included and idle and iowait not, less the CPU time of the processes that are measured. The
     system counts in ticks of 10 ms per core, so a window of 1 s on two cores is known to about 1 %. Each call takes
     well under 2 ms.
+
+    Args:
+        cores: Numbers of the cores that the measured processes are pinned to. On many cores one that is shared with
+            another process halves an arm's speed and is a small share of the machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cores: Sequence[int] = ()) -> None:
+        self._cores = tuple(cores)
         self._processes: tuple[psutil.Process, ...] = ()
-        self._time = self._busy = self._own = 0.0
+        self._time = self._busy = self._pinned = self._own = 0.0
+        self._throttles = 0
 
     def start(self, pids: Iterable[int] = ()) -> None:
         """Begin a window.
@@ -108,20 +144,28 @@ class LoadMonitor:
             self._processes = tuple(psutil.Process(pid) for pid in pids)
         except psutil.NoSuchProcess as e:
             raise MeasurementError(f"process {e.pid} is gone", where="foreign load") from e
-        self._time, self._busy, self._own = time.monotonic(), _busy_s(), self._own_s()
+        self._throttles, self._time = _throttles(self._cores), time.monotonic()
+        self._busy, self._pinned, self._own = _busy_s(), _busy_s_of(self._cores), self._own_s()
 
-    def stop(self) -> float:
+    def stop(self) -> Others:
         """End the window.
 
         Returns:
-            The share of all cores that others kept busy, 0..1; 0 for a window without length.
+            What went on; no load for a window without length.
 
         Raises:
             MeasurementError: A process that was measured ended meanwhile.
         """
-        elapsed = time.monotonic() - self._time
-        foreign = (_busy_s() - self._busy) - (self._own_s() - self._own)
-        return min(1.0, max(0.0, foreign / (elapsed * (os.cpu_count() or 1)))) if elapsed > 0 else 0.0
+        elapsed, own = time.monotonic() - self._time, self._own_s() - self._own
+
+        def share(busy_s: float, cores: int) -> float:
+            return min(1.0, max(0.0, (busy_s - own) / (elapsed * cores))) if elapsed > 0 and cores else 0.0
+
+        return Others(
+            share(_busy_s() - self._busy, os.cpu_count() or 1),
+            share(_busy_s_of(self._cores) - self._pinned, len(self._cores)),
+            _throttles(self._cores) > self._throttles,
+        )
 
     def _own_s(self) -> float:
         try:
@@ -135,6 +179,30 @@ def _busy_s() -> float:
     t = psutil.cpu_times()
     # guest time is part of user time on Linux
     return sum(getattr(t, part, 0.0) for part in ("user", "nice", "system", "irq", "softirq", "steal"))
+
+
+def _busy_s_of(cores: Sequence[int], stat: Path = Path("/proc/stat")) -> float:
+    """The same of some cores, by their numbers: psutil's list per core leaves out those that are offline."""
+    if not cores:
+        return 0.0
+    try:
+        lines = (line.split() for line in stat.read_text().splitlines() if line.startswith("cpu"))
+        ticks = {head: [int(each) for each in counts] for head, *counts in lines}
+    except (OSError, ValueError):
+        return 0.0
+    # user, nice, system, idle, iowait, irq, softirq, steal
+    busy = (sum(counts[:3]) + sum(counts[5:8]) for core in cores if (counts := ticks.get(f"cpu{core}")))
+    return sum(busy) / os.sysconf("SC_CLK_TCK")
+
+
+def _throttles(cores: Sequence[int]) -> int:
+    """How often some cores and their packages have slowed down for heat; 0 where the system does not count it.
+
+    Source: Linux, drivers/thermal/intel/therm_throt.c. Only Intel's processors count.
+    """
+    folders = (SYS / f"devices/system/cpu/cpu{core}/thermal_throttle" for core in cores)
+    counts = (_first_line(folder / f"{part}_throttle_count") for folder in folders for part in ("core", "package"))
+    return sum(int(count) for count in counts if count and count.isdigit())
 
 
 def describe_environment(foreign_window_s: float = 0.5) -> Environment:
@@ -157,7 +225,7 @@ def describe_environment(foreign_window_s: float = 0.5) -> Environment:
         turbo=_turbo(),
         virtual=_hypervisor(),
         temperature_c=temperature_c(),
-        foreign_load=load.stop(),
+        foreign_load=load.stop().load,
         versions=_versions(),
     )
 

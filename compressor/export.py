@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -248,6 +249,25 @@ def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None)
         steps=steps,
         macs=count_macs(proto),
     )
+
+
+def counted(artifact: Artifact, file: Path, examples: Arrays) -> Artifact:
+    """Count an ONNX file's arithmetic for examples of the shapes that are run, where the file leaves sizes free.
+
+    Args:
+        artifact: The file's record.
+        file: The file.
+        examples: One array per input, ``(N, …)`` each.
+
+    Returns:
+        The record with its count; as it is where it has one, or none can be made.
+    """
+    if artifact.macs is not None:
+        return artifact
+    shapes = tuple(x.shape[1:] for x in examples)
+    sizes = {spec.name: shape for spec, shape in zip(artifact.inputs, shapes, strict=True)}
+    macs = count_macs(load_outline(file), sizes)
+    return artifact if macs is None else replace(artifact, macs=macs, macs_shapes=shapes)
 
 
 def _onnx_error(error: Exception, program: ExportedProgram, name: str) -> ExportError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from compressor.macs import macs_by_node
+from compressor.macs import Sizes, macs_by_node
 
 if TYPE_CHECKING:
     import onnx
@@ -32,12 +33,13 @@ class LayerCost:
     flops: int | None
 
 
-def layer_costs(proto: onnx.ModelProto) -> tuple[LayerCost, ...]:
+def layer_costs(proto: onnx.ModelProto, sizes: Sizes = MappingProxyType({})) -> tuple[LayerCost, ...]:
     """List the layers of a graph.
 
     Args:
         proto: The model; its weights' values are not looked at. Quantized weights count for the layer behind their
             DequantizeLinear.
+        sizes: As for :func:`~compressor.macs.count_macs`.
 
     Returns:
         The layers, in the graph's order.
@@ -53,7 +55,7 @@ def layer_costs(proto: onnx.ModelProto) -> tuple[LayerCost, ...]:
     held: dict[str, tuple[str, ...]] = {name: (name,) for name in weights}
     counted: set[str] = set()
     found = []
-    for node, macs in zip(graph.node, macs_by_node(proto), strict=True):
+    for node, macs in zip(graph.node, macs_by_node(proto, sizes), strict=True):
         # Scales and zero points are no weights.
         linear = node.op_type in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
         names = [name for each in (node.input[:1] if linear else node.input) for name in held.get(each, ())]

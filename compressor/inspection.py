@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import CompressorError
 from compressor.model import hf_folder
+from compressor.model.base import PAST
 
 if TYPE_CHECKING:
     import onnx
 
     from compressor.flops import LayerCost
+    from compressor.macs import Sizes
     from compressor.model.describe import Description
     from compressor.model.hf_folder import Limits
     from compressor.passes.preview import Preview
@@ -86,40 +88,22 @@ def _graph(path: Path, folder: Path, options: dict[str, Any]) -> tuple[tuple[Lay
         export_onnx(model, source)
         previews = preview_torch(model)
     proto, found = preview_graph(source, folder)
-    layers = layer_costs(load_outline(source) if proto is None else proto)
+    graph = load_outline(source) if proto is None else proto
+    layers = layer_costs(graph)
     limits = hf_folder.limits(path if path.is_dir() else path.parent)
-    if proto is None or limits is None or all(layer.flops is not None for layer in layers):
+    if limits is None or all(layer.flops is not None for layer in layers):
         return layers, (*previews, *found), ""
-    named = {layer.name: layer.flops for layer in layer_costs(_sized(source, folder, limits))}
-    sounds = any(value.name == "input_values" for value in proto.graph.input)
+    sounds = any(value.name == "input_values" for value in graph.graph.input)
     said = f"a sound of {limits.samples} samples" if sounds else f"a text of {limits.length} tokens"
-    # ONNX Runtime makes one operator of a product and a sum where it knows the sizes, and names it so.
-    named |= {name.removesuffix("/MatMulAddFusion"): flops for name, flops in named.items()}
-    layers = tuple(
-        layer if layer.flops is not None else replace(layer, flops=named.get(layer.name)) for layer in layers
-    )
-    return layers, (*previews, *found), f"FLOPs are for {said}."
+    return layer_costs(graph, _sizes(graph, limits)), (*previews, *found), f"FLOPs are for {said}."
 
 
-def _sized(source: Path, folder: Path, limits: Limits) -> onnx.ModelProto:
-    """The graph of a Hugging Face model for one text or sound of the length that such have by default."""
-    from compressor.onnx_file import load_outline, save_draft
-    from compressor.passes.qdq import quiet
-    from compressor.passes.rewrites import prepare
-
-    outline = load_outline(source)
-    for value in outline.graph.input:
-        past = value.name.startswith("past_key_values")
-        free = 0 if past else limits.samples if value.name == "input_values" else limits.length
-        for axis, size in enumerate(value.type.tensor_type.shape.dim):
-            if not size.HasField("dim_value"):
-                size.dim_value = free if axis else 1
-    # What was noted down for free sizes holds no longer.
-    del outline.graph.value_info[:]
-    for value in outline.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    place = folder / "sized"
-    place.mkdir()
-    save_draft(outline, place / "free.onnx")
-    with quiet():
-        return prepare(place / "free.onnx", place)
+def _sizes(graph: onnx.ModelProto, limits: Limits) -> Sizes:
+    """One text or sound of the length that such have by default, its cache empty."""
+    return {
+        value.name: [
+            0 if value.name.startswith(PAST) else limits.samples if value.name == "input_values" else limits.length
+        ]
+        * (len(value.type.tensor_type.shape.dim) - 1)
+        for value in graph.graph.input
+    }

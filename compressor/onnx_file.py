@@ -237,9 +237,16 @@ def canonical(proto: onnx.ModelProto, kept: set[str], inputs: tuple[TensorSpec, 
         The same model: nodes are called ``layer/Operator``, their outputs likewise, weights as in the model.
     """
     graph = proto.graph
-    taken: set[str] = set(kept) | {value.name for value in graph.input}
+    given = {value.name for value in graph.input}
+    for index in reversed(range(len(graph.node))):
+        if given.intersection(graph.node[index].output):
+            del graph.node[index]
+    taken: set[str] = set(kept) | given
     renamed: dict[str, str] = {}
     for index, value in enumerate(graph.output):
+        if value.name in given:  # the exporter writes an input that is returned as it came as x = Identity(x)
+            graph.node.add(op_type="Identity", input=[value.name], output=[f"{value.name}/{index}"])
+            value.name = f"{value.name}/{index}"
         renamed[value.name] = _free("output" if len(graph.output) == 1 else f"output_{index}", taken)
     weights = {tensor.name for tensor in graph.initializer}
     for node in graph.node:

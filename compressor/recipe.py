@@ -97,8 +97,10 @@ def load_recipe(path: Path) -> Recipe:
         held = yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except FileNotFoundError:
         raise RecipeError("no such file; check the path", where=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read ({error})", where=path) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError("is not UTF-8 text, so not a recipe", where=path) from error
+    except OSError as error:
+        raise RecipeError(f"cannot be read ({error.strerror})", where=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""

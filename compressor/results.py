@@ -111,6 +111,8 @@ class Artifact:
         steps: How it came about, from the user's model on.
         macs: Multiply-accumulates per example, of convolutions, matrix products and recurrences; ``None`` where they
             could not be counted. One of them is two floating-point operations.
+        macs_shapes: Shapes of the inputs, without the batch, of the example that ``macs`` are for, where the file
+            leaves sizes free; empty where it fixes them.
     """
 
     path: str
@@ -123,6 +125,7 @@ class Artifact:
     parameters: int | None
     steps: tuple[Step, ...]
     macs: int | None = None
+    macs_shapes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 from compressor.errors import RecipeError, nearest
 
@@ -86,6 +87,27 @@ def parse_rules(lines: Iterable[str], schemes: tuple[str, ...] = ()) -> tuple[Ru
     if isinstance(lines, str):
         raise RecipeError("is one text, not a list", where=f"rules '{lines}'", mend=f"write ['{lines}']")
     return tuple(Rule.parse(line, schemes) for line in lines)
+
+
+class Ruled:
+    """A method with a setting ``rules``, which are read when it is made: a slip is told before any work.
+
+    Attributes:
+        schemes: Verbs that the method has beside ``exclude`` and ``include``.
+        rules: Which layers, as this module has it.
+    """
+
+    schemes: ClassVar[tuple[str, ...]] = ()
+    rules: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        parse_rules(self.rules, self.schemes)
+        object.__setattr__(self, "rules", tuple(self.rules))
+
+    @property
+    def parsed(self) -> tuple[Rule, ...]:
+        """The rules, read."""
+        return parse_rules(self.rules, self.schemes)
 
 
 def touched(layers: Mapping[str, str], rules: Sequence[Rule]) -> frozenset[str]:

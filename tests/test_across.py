@@ -9,25 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from invented import ARTIFACT, MACHINE, measurement
 
 from compressor import compare
 from compressor.across import UNPAIRED, compare_files
 from compressor.errors import MeasurementError
 from compressor.results import (
-    Artifact,
     BenchRecord,
     BenchRun,
-    Environment,
-    Measurement,
     MeterInfo,
     Plan,
     RuntimeInfo,
     TaskSummary,
     Trial,
+    Workload,
 )
 from compressor.store.records import dump_report
 
-MACHINE = Environment("cpu", (), 2, 2**30, (), "linux", None, None, None, None, 0.0, {})
 RAPL = MeterInfo("rapl", ("package-0",), "measured", "package", 1e-3, 1e-6, "powercap")
 CPU = MeterInfo("cpu-time", ("cpu",), "estimated", "process", 0.0, 0.0, "10 W a core")
 PLAN = Plan("quick", 1, 1, 8, 1.0, 1.0, 3.0, 0)
@@ -37,25 +35,12 @@ def arm(name: str, role: Any, ms: float, seed: int, meter: MeterInfo, noise: flo
     seconds = 1e-3 * ms * np.random.default_rng(seed).lognormal(0, noise, 8)
     key = f"{meter.name}/{meter.domains[0]}"
     trials = tuple(Trial(i, 100, 100 * s, 100 * s, {key: 2000 * s}, 0.0, None) for i, s in enumerate(seconds.tolist()))
-    whole = Measurement(
-        arm=name,
-        role=role,
-        artifact=Artifact(name, "onnx", "00", 1000, (), (), 20, 10, ()),
-        runtime=RuntimeInfo("onnxruntime", "1.31", "cpu", {}),
-        kernels=None,
-        plan=PLAN,
-        environment=MACHINE,
-        meters=(meter,),
-        trials=trials,
-        rejected=(),
-        idle_power_w={key: 3.0},
-        latency=None,
-        peak_memory_bytes=None,
-        load_s=1.0,
-        steady=True,
-        score=None,
-    )
-    return replace(whole, **fields)
+    own = {
+        "role": role,
+        "artifact": replace(ARTIFACT, path=name),
+        "runtime": RuntimeInfo("onnxruntime", "1.31", "cpu", {}),
+    }
+    return measurement(name, trials, meter, **{**own, "plan": PLAN, "idle_power_w": {key: 3.0}, **fields})
 
 
 def one_run(cand_ms: float, seed: int, meter: MeterInfo = RAPL, twin_ms: float = 10.0, **fields: Any) -> BenchRun:
@@ -168,10 +153,26 @@ def test_runs_are_matched_by_batch_and_threads(write: Write) -> None:
     with pytest.raises(MeasurementError) as caught:
         compare_files(a, b)
     assert str(caught.value) == (
-        f"{b}: cannot be compared with {a}: plan.batch or plan.threads differ "
+        f"{b}: cannot be compared with {a}: plan.batch, plan.threads or the phase differ "
         "(batch 2 on 1 thread against batch 1 on 1 thread, batch 8 on 2 threads); "
         "measure both at the same --batch and --threads"
     )
+
+
+def test_prefill_and_decode_are_two_pairs(write: Write) -> None:
+    prefill, decode = (replace(PLAN, workload=Workload(phase, 128, 32)) for phase in ("prefill", "decode"))
+    a = write("a.json", one_run(10.0, 1, plan=prefill), one_run(10.0, 4, plan=decode))
+    b = write("b.json", one_run(5.0, 10, plan=prefill), one_run(20.0, 14, plan=decode))
+    found = compare_files(a, b, wish="better")
+    assert [pair.phase for pair in found.pairs] == ["prefill", "decode"]
+    assert found.gate is not None
+    assert [reason.partition(":")[0] for reason in found.gate.reasons] == [
+        "prefill, batch 1, 1 thread",
+        "decode, batch 1, 1 thread",
+    ]
+    assert not found.gate.met
+    alone = compare_files(a, write("c.json", one_run(5.0, 10, plan=prefill)))
+    assert alone.notes[1] == "Only one file has decode at batch 1 on 1 thread; that is left out."
 
 
 def test_other_versions_are_told_not_refused(write: Write) -> None:

@@ -16,7 +16,7 @@ from invented import invented_benchmark
 
 from compressor import cli
 
-HEAVY = ("torch", "onnx", "onnxruntime", "sklearn", "pandas", "scipy", "matplotlib")
+HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "sklearn", "pandas", "scipy", "matplotlib")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -66,6 +66,7 @@ KNOWN_METERS = "battery, cpu-time, exec, hwmon, log, nvml, pyrapl, rapl, replay"
     [
         (["nowhere.pt"], "nowhere.pt: no such file; check the path"),
         (["metres"], "metres: no such file or command; did you mean 'meters'?"),
+        (["inspct", "{demo}"], "inspct: no such file or command; did you mean 'inspect'?"),
         (["{demo}", "--method", "int88"], "did you mean 'int8'?"),
         (["{demo}", "--meter", "rappl"], f"there is no meter 'rappl'; did you mean 'rapl'? known: {KNOWN_METERS}"),
         (["{demo}", "--data", "demo", "--metric", "acuracy"], "did you mean 'accuracy'?"),

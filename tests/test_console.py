@@ -22,6 +22,21 @@ def fictional():
     return module
 
 
+def test_verdicts_have_the_words_of_the_report(fictional, capsys):
+    report = fictional.estimated()
+    wide = tuple(replace(control, detection_limit=2.7) for control in report.control)
+    found = report.comparisons[0]
+    same = tuple(replace(d, ratio=1.0, reason="the same size") if d.metric == "size" else d for d in found.deltas)
+    run = BenchRun(report.measurements, wide, (replace(found, deltas=same),), ())
+    print_bench(BenchRecord(SCHEMA, "x", "2030-02-01T00:00:00Z", report.task, (run,), False, {}, ""))
+    out = capsys.readouterr().out
+    rows = [re.split("  +", line.strip()) for line in out.splitlines()]
+    energy, size = (next(row for row in rows if row[0].startswith(name)) for name in ("energy (", "size"))
+    assert energy[-2:] == ["±270 %", "no verdict"]
+    assert size[-2:] == ["exact", "no change"]
+    assert "the same size" not in out
+
+
 def test_three_meters_and_long_names_leave_the_figures_whole(fictional, capsys):
     wall = MeterInfo("log", ("wall",), "measured", "machine", 1.0, 0.1, "wall meter (fictional)")
     long = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2 "

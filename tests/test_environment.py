@@ -132,7 +132,63 @@ def test_foreign_load(monkeypatch: pytest.MonkeyPatch, busy: float, own: float, 
     scripted(monkeypatch, (100.0, 500.0, 50.0), (110.0, 500.0 + busy, 50.0 + own))
     monitor = environment.LoadMonitor()
     monitor.start([1])
-    assert monitor.stop() == pytest.approx(share)
+    found = monitor.stop()
+    assert (found.load, found.pinned_load, found.throttled) == (pytest.approx(share), 0.0, False)
+
+
+STAT = """cpu  999 999 999 0 0 999 999 999 0 0
+cpu0 900 900 900 5 5 900 900 900 0 0
+cpu3 {busy} 10 20 4000 400 30 40 50 60 70
+intr 1 2 3
+"""
+
+
+def test_load_of_the_pinned_cores_is_told_apart_though_some_are_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stat = tmp_path / "stat"
+    real = environment._busy_s_of
+    monkeypatch.setattr(environment, "_busy_s_of", lambda cores: real(cores, stat))
+    monkeypatch.setattr(os, "sysconf", lambda _: 100)
+    scripted(monkeypatch, (100.0, 500.0, 50.0), (110.0, 510.0, 57.0))
+    stat.write_text(STAT.format(busy=1000))
+    assert environment._busy_s_of([3]) == 11.5
+    assert environment._busy_s_of([1]) == 0.0
+    monitor = environment.LoadMonitor([3])
+    monitor.start([1])
+    stat.write_text(STAT.format(busy=2000))
+    found = monitor.stop()
+    # 10 s of the core, 7 of them ours; of the machine's four cores 3 s in 40.
+    assert (found.load, found.pinned_load) == (pytest.approx(0.075), pytest.approx(0.3))
+    assert found.why_unsound(0.15) == "other processes kept the arms' own cores busy for 30% of the time"
+    assert found.why_unsound(0.30) == ""
+    assert found.why_unsound(0.05) == "other processes kept 8% of the cores busy"
+    stat.unlink()
+    assert environment._busy_s_of([3]) == 0.0
+
+
+def test_slowing_down_for_heat_is_seen_on_the_pinned_cores_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def heat(**counts: str) -> None:
+        cpus = "devices__system__cpu__cpu"
+        files = {f"{cpus}{name[1:]}__thermal_throttle__{name[0]}": count for name, count in counts.items()}
+        names = {"c": "core_throttle_count", "p": "package_throttle_count"}
+        sys_tree(tmp_path, monkeypatch, **{f"{k[:-1]}{names[k[-1]]}": f"{v}\n" for k, v in files.items()})
+
+    monitor = environment.LoadMonitor([2])
+    for before, after, hot in (
+        ({"c2": "5", "p2": "7"}, {"c2": "6"}, True),
+        ({}, {"p2": "8"}, True),
+        ({"c1": "3"}, {"c1": "4"}, False),
+        ({"c2": "?"}, {}, False),
+    ):
+        heat(**before)
+        monitor.start([os.getpid()])
+        heat(**after)
+        found = monitor.stop()
+        assert found.throttled is hot
+        assert ("heat" in found.why_unsound(2.0)) is hot
 
 
 def test_foreign_load_sees_a_real_process_unless_it_is_ours() -> None:
@@ -145,7 +201,7 @@ def test_foreign_load_sees_a_real_process_unless_it_is_ours() -> None:
             used = psutil.Process(process.pid).cpu_times().user
             time.sleep(1.0)
             used = psutil.Process(process.pid).cpu_times().user - used
-            seen = foreign.stop() - ours.stop()
+            seen = foreign.stop().load - ours.stop().load
         finally:
             process.kill()
     assert seen == pytest.approx(used / (os.cpu_count() or 1), abs=0.1)

@@ -210,6 +210,26 @@ def test_batch_that_the_model_fixes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_input_that_is_returned_as_it_came(tmp_path: Path) -> None:
+    class Passing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return self.head(x), x, x
+
+    model = torch_model(Passing(), torch.randn(2, 4))
+    artifact = export_onnx(model, tmp_path / "m.onnx")
+    assert [(spec.name, spec.shape) for spec in (*artifact.inputs, *artifact.outputs)] == [
+        ("in0", (None, 4)), ("output_0", (None, 3)), ("output_1", (None, 4)), ("output_2", (None, 4)),
+    ]  # fmt: skip
+    rows = np.random.default_rng(0).random((5, 4), np.float32)
+    _, first, second = open_session(tmp_path / "m.onnx").run((rows,))
+    assert np.array_equal(first, rows)
+    assert np.array_equal(second, rows)
+
+
 def test_code_that_leaves_torch(tmp_path: Path) -> None:
     with pytest.raises(ExportError) as caught:
         export_onnx(torch_model(ThroughNumpy(), torch.randn(2, 3)), tmp_path / "m.onnx")

@@ -45,9 +45,42 @@ def test_products_and_recurrences():
 def test_a_shape_that_is_not_known_gives_no_count():
     conv = helper.make_node("Conv", ["x", "w"], ["y"])
     assert count_macs(model([conv], [("x", ["n", 3, "height", "width"])], [("w", (8, 3, 3, 3))])) is None
-    branch = helper.make_graph([], "b", [], [])
-    loop = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
-    assert count_macs(model([loop], [("c", [1])])) is None
+
+
+def test_control_flow_counts_where_there_is_nothing_in_it_to_count():
+    def branching(op):
+        body = helper.make_graph([helper.make_node(op, ["x", "x"], ["z"])], "b", [], [])
+        return helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+
+    assert count_macs(model([branching("MatMul")], [("x", [4, 4]), ("c", [1])])) is None
+    assert count_macs(model([branching("Add")], [("x", [4, 4]), ("c", [1])])) == 0
+
+
+def test_a_free_length_counts_at_the_size_given():
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    proto = model([product], [("x", ["n", "length", 8])], [("w", (8, 4))])
+    assert count_macs(proto) is None
+    assert count_macs(proto, {"x": (10, 8)}) == 10 * 8 * 4
+    assert count_macs(proto, {"x": (20, 8)}) == 20 * 8 * 4
+    # What the file notes down of another size is not believed.
+    proto.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 77, 4]))
+    assert count_macs(proto, {"x": (10, 8)}) == 10 * 8 * 4
+
+
+def test_shapes_behind_an_operator_that_only_the_runtime_knows():
+    bits = {"K": 32, "N": 6, "bits": 4, "block_size": 32}
+    nodes = [
+        helper.make_node("MatMulNBits", ["x", "q", "s"], ["h"], domain="com.microsoft", **bits),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    proto = model(nodes, [("x", ["n", "length", 32])], [("s", (6, 1)), ("w", (6, 4))])
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros((6, 1, 16), np.uint8), "q"))
+    proto.ir_version = 10
+    assert count_macs(proto, {"x": (5, 32)}) == 5 * 32 * 6 + 5 * 6 * 4
+    # An operator that no one knows.
+    proto.graph.node[0].op_type = "Unheard"
+    assert count_macs(proto, {"x": (5, 32)}) is None
 
 
 def test_the_model_is_left_as_it_was():

@@ -26,7 +26,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path: Path) -> None:
             path.write_bytes(b"half")
             raise RuntimeError("disk full")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="disk full"):
         write()
     assert list(tmp_path.iterdir()) == []
 

@@ -369,7 +369,7 @@ def test_real_interrupt_and_kill_leave_marked_stages_or_nothing(
     if blow is signal.SIGINT:
         assert process.returncode == 130
         # Click begins a new line, as the terminal has printed ^C on this one.
-        assert errors == "\ninterrupted: finished stages are kept; the same command goes on from there\n"
+        assert errors == "\ninterrupted: what is finished is kept; the same command goes on from there\n"
         assert not (tmp_path / "out.partial").exists()
     else:
         assert process.returncode == -signal.SIGKILL
@@ -425,12 +425,14 @@ def test_full_disk_is_one_line_and_leaves_nothing_that_looks_finished(
 def test_unknown_option_of_the_api_names_the_nearest(demo_model: Path) -> None:
     with pytest.raises(CompressorError, match=r"compress\(\): there is no option 'preset_'; did you mean 'preset'\?"):
         pipeline.compress(demo_model, preset_="quick")
+    with pytest.raises(CompressorError, match=r"there is no option 'methods'; did you mean 'method'\?"):
+        pipeline.compress(demo_model, methods="int8")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": nn.Linear(2, 2)}, "a Linear is no model file; save it first, e.g. with torch.export.save"),
+        ({"model": nn.Linear(2, 2)}, "Linear is no path of a model file; save it first, e.g. with torch.export.save"),
         ({"method": None}, "None is no method and no list of them"),
         ({"method": ("int8", 3)}, "methods.1.name: input should be a valid string"),
         ({"runtimes": "torch"}, "runtimes: input should be a valid tuple"),
@@ -495,7 +497,7 @@ def test_folder_without_second_names_gets_copies(tmp_path: Path, monkeypatch: py
     (place / "model.onnx").write_bytes(b"model")
     made: Any = SimpleNamespace(artifact=SimpleNamespace(path="stages/1-int8/model.onnx"))
     report: Any = None
-    deliver.deliver(tmp_path, made, report, keep_stages=False)
+    deliver.deliver(tmp_path, made, report, stages=())
     assert (tmp_path / "model.onnx").read_bytes() == b"model"
     assert not (tmp_path / "stages").exists()
 
@@ -525,6 +527,24 @@ def test_prune_distill_and_int8_in_sequence(tmp_path: Path) -> None:
     # The pruned model loads with plain torch.
     pruned = torch.export.load(outcome.folder / "stages" / "1-prune" / "model.pt2").module()
     assert pruned(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_what_was_finished_before_a_method_failed_is_taken_up_by_a_mended_command(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+    torch.export.save(torch.export.export(module, (torch.zeros(4, 6),)), tmp_path / "mlp.pt2")
+    prune, code, partial = Method("prune"), tmp_path / "mine.py", tmp_path / "out.partial"
+    code.write_text("def small():\n    raise ValueError('not yet')\n")
+    distill = Method("distill", {"student": f"{code}:small", "unlabeled": True})
+    with pytest.raises(MethodError) as caught:
+        run(job(tmp_path / "mlp.pt2", tmp_path / "out", (prune, distill)))
+    assert str(caught.value).endswith(f"; ONNX prune is kept in {partial}: any methods after it go on from there")
+    assert (partial / "stages" / "2-distill").is_dir()
+    with pytest.raises(OutputError, match="unfinished run of another model"):  # it would be lost
+        run(job(tmp_path / "mlp.pt2", tmp_path / "out", (Method("prune", {"flops": 0.3}),)))
+    kept = sha256(partial / "stages" / "1-prune" / "model.onnx")
+    outcome = run(job(tmp_path / "mlp.pt2", tmp_path / "out", (prune, Method("prune-2:4"))))
+    assert sha256(outcome.folder / "stages" / "1-prune" / "model.onnx") == kept
+    assert sorted(p.name for p in (outcome.folder / "stages").iterdir()) == ["1-prune", "2-prune-2:4"]
 
 
 def test_stage_that_breaks_the_margin_is_undone_and_named(few: str, demo_model: Path, tmp_path: Path) -> None:

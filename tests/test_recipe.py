@@ -66,6 +66,15 @@ def test_missing_file() -> None:
     assert str(caught.value) == "nowhere.yaml: no such file; check the path"
 
 
+def test_what_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    for place, what in ((path, "is not UTF-8 text, so not a recipe"), (tmp_path, "cannot be read (Is a directory)")):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(place)
+        assert str(caught.value) == f"{place}: {what}"
+
+
 def test_name_of_no_ready_recipe() -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(Path("cnn-int9"))

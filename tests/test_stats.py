@@ -156,6 +156,7 @@ def test_unpaired_ratio_is_welch_on_logs() -> None:
 def test_unpaired_ratio_without_scatter_is_exact_and_one_block_has_no_interval() -> None:
     assert stats.unpaired_ratio_interval([2.0, 2.0], [1.0, 1.0, 1.0]) == (0.5, (0.5, 0.5))
     assert stats.unpaired_ratio_interval([2.0], [1.0, 1.0]) == (0.5, None)
+    assert stats.unpaired_ratio_interval([2.0, 2.0], [1.0]) == (0.5, None)
 
 
 def test_unpaired_ratio_refuses_an_empty_side_and_bad_values() -> None:

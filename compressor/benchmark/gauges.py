@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from compressor.benchmark.process import WorkerProcess
-from compressor.meters.base import Meter, MeterOptions, energy_between
+from compressor.meters.base import Meter, MeterOptions, energy_between, gap_note
 from compressor.meters.metering import process_cpu_clock
 from compressor.meters.registry import open_ladder, open_meter
-from compressor.results import MeterInfo, Reading
+from compressor.results import Measurement, MeterInfo, Reading
 
 Progress = Callable[[float, float, str], None]
 """Called with the seconds done, the seconds expected and what is going on."""
@@ -59,6 +60,10 @@ class Gauges:
         else:
             self.shared[name] = meter
         return meter
+
+    def gap_notes(self) -> list[str]:
+        """What to know of those that sample power."""
+        return [note for meter in self.shared.values() if (note := gap_note(meter))]
 
     def close(self) -> None:
         """Close those that were opened once for all."""
@@ -115,3 +120,22 @@ def why_unsound(info: MeterInfo, energy: Mapping[str, float]) -> str:
     if joules < LEAST_STEPS * info.resolution_j and info.provenance != "estimated":
         return f"{info.name}: a window holds {joules:.3g} J, and it counts in steps of {info.resolution_j:.3g} J"
     return ""
+
+
+OTHERS_LIMIT = 0.25
+"""CPU time of others, as a share of the arms', from which on it is told that a meter counted both."""
+
+
+def load_beside(measurements: Sequence[Measurement]) -> list[str]:
+    """A warning where others' load, though too small to discard a block, is a part of the joules to reckon with."""
+    infos = (info for one in measurements for info in one.meters)
+    meters = sorted({info.name for info in infos if info.scope in ("package", "board", "machine")})
+    trials = [trial for one in measurements for trial in one.trials]
+    seconds, own_s = sum(trial.elapsed_s for trial in trials), sum(trial.cpu_s for trial in trials)
+    others_s = (os.cpu_count() or 1) * sum(trial.foreign_load * trial.elapsed_s for trial in trials)
+    if not meters or others_s <= OTHERS_LIMIT * own_s:
+        return []
+    return [
+        f"Other processes kept {others_s / seconds:.2g} cores busy beside the {own_s / seconds:.2g} of the arms: "
+        f"{' and '.join(meters)} counted theirs too, which draws the ratios of energy toward those of time."
+    ]

@@ -62,6 +62,20 @@ class ArmFile:
     device: str = "cpu"
 
 
+def config_of(file: ArmFile, plan: Plan) -> dict[str, Any]:
+    """What a worker is told first."""
+    return {
+        "path": str(file.path),
+        "runtime": file.runtime,
+        "inputs": str(file.inputs),
+        "device": file.device,
+        "batch": plan.batch,
+        "threads": plan.threads,
+        "cores": cores_for(plan.threads),
+        "workload": plan.workload and asdict(plan.workload),
+    }
+
+
 class WorkerProcess:
     """A running worker; it loads in the background until :meth:`wait_until_loaded`.
 
@@ -75,12 +89,12 @@ class WorkerProcess:
 
     def __init__(self, file: ArmFile, plan: Plan) -> None:
         self.arm = file.arm
-        self._owed = 0
         self._hung_s = 0.0
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         environment = {**os.environ, **{name: str(plan.threads) for name in _THREAD_VARIABLES}}
         # Empty when the benchmark begins, so that the first block shows what compiling takes.
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(file.inputs.parent / "inductor")
+        environment["COMPRESSOR_TENSORRT_CACHE"] = str(file.inputs.parent / "tensorrt")
         self._process = subprocess.Popen(
             # -P: a file of the user's that is called random.py or onnx.py must not stand in for the library.
             [sys.executable, "-P", "-m", "compressor.benchmark.worker"],
@@ -95,18 +109,8 @@ class WorkerProcess:
         # Both were asked for just above; Popen's type cannot say so.
         self._to = cast(IO[str], self._process.stdin)
         self._from = cast(IO[str], self._process.stdout)
-        config = {
-            "path": str(file.path),
-            "runtime": file.runtime,
-            "inputs": str(file.inputs),
-            "device": file.device,
-            "batch": plan.batch,
-            "threads": plan.threads,
-            "cores": cores_for(plan.threads),
-            "workload": plan.workload and asdict(plan.workload),
-        }
         try:
-            self._send(config)
+            self._send(config_of(file, plan))
         except BaseException:
             self.close()
             raise
@@ -137,9 +141,6 @@ class WorkerProcess:
         Raises:
             MeasurementError: The worker reported an error, died or hangs.
         """
-        # After Ctrl-C in mid-window the worker still finishes that window and answers: that answer is not ours.
-        while self._owed:
-            self._receive()
         self._send({"do": do, **arguments})
         return self._receive(expected_s)
 
@@ -154,7 +155,6 @@ class WorkerProcess:
             self._to.flush()
         except BrokenPipeError:
             raise self._obituary() from None
-        self._owed += 1
 
     def _receive(self, expected_s: float = 0.0) -> dict[str, Any]:
         watchdog = threading.Timer(limit_s := max(PATIENCE_S, _LATE * expected_s), self._give_up, (limit_s,))
@@ -166,7 +166,6 @@ class WorkerProcess:
             watchdog.cancel()
         if not line:
             raise self._obituary()
-        self._owed -= 1
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise MeasurementError(answer["error"], where=self.arm)
@@ -175,10 +174,12 @@ class WorkerProcess:
     def _give_up(self, limit_s: float) -> None:
         """End a worker that hangs; whoever waits for its answer finds its pipe closed."""
         self._hung_s = limit_s
-        self._kill()
+        self.kill()
 
-    def _kill(self) -> None:
-        """End the worker and what it started."""
+    def kill(self) -> None:
+        """End the worker and what it started at once, whatever it does."""
+        if self._process.poll() is not None:  # its number may be another's by now
+            return
         if sys.platform == "win32":
             self._process.kill()
         else:
@@ -186,7 +187,11 @@ class WorkerProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _obituary(self) -> MeasurementError:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=END_S)
+        except subprocess.TimeoutExpired:  # it closed its pipe and hangs on its way out
+            self._give_up(END_S)
+            code = self._process.wait()
         if self._hung_s:
             return MeasurementError(
                 f"the worker gave no answer within {self._hung_s:g} s and was ended", where=self.arm
@@ -208,9 +213,8 @@ class WorkerProcess:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=END_S)
         finally:  # by Ctrl-C as well
-            if self._process.poll() is None:
-                self._kill()
-                self._process.wait()
+            self.kill()
+            self._process.wait()
             self._errors.close()
 
 

@@ -21,12 +21,21 @@ from typing import Literal
 
 import numpy as np
 
-from compressor.benchmark.gauges import Clock, Gauges, Progress, counted_between, watts_between, why_unsound
+from compressor.benchmark.gauges import (
+    Clock,
+    Gauges,
+    Progress,
+    counted_between,
+    load_beside,
+    watts_between,
+    why_unsound,
+)
+from compressor.benchmark.inputs import write_inputs
 from compressor.benchmark.plan import LOAD_S, expected_s, units_per_call
-from compressor.benchmark.process import ArmFile, WorkerProcess
+from compressor.benchmark.process import ArmFile, WorkerProcess, cores_for
 from compressor.environment import LoadMonitor, describe_environment, temperature_c
 from compressor.errors import MeasurementError, MeterError
-from compressor.meters.base import Meter
+from compressor.meters.base import PERIODS_PER_WINDOW, Meter
 from compressor.model.base import Arrays
 from compressor.results import (
     Artifact,
@@ -43,14 +52,10 @@ from compressor.results import (
 from compressor.stats import settled
 
 FOREIGN_LOAD_LIMIT = 0.15
-"""Share of the cores that other processes may keep busy during a block before it is discarded."""
-PERIODS_PER_WINDOW = 100
-"""A window lasts at least so many update periods of the slowest counter, so that its edges blur it by 1 % at most."""
+"""Share of the cores, the machine's and the arms' own, that others may keep busy before a block is discarded."""
 WARMUP_WINDOW_S = 0.25
 INTERRUPTED = "interrupted"
 INPUTS = "inputs.npz"
-POOL_BYTES = 256 * 2**20
-POOL_EXAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -164,13 +169,12 @@ class _RunningArm:
         except MeterError as error:
             self.worker.require_alive()  # the dead have no CPU time, which is not the meter's fault
             raise _DiscardBlock(self.arm.name, str(error)) from error
-        foreign = monitor.stop()
-        if cause := next((why for meter in self.meters if (why := why_unsound(meter.info, energy))), ""):
+        others = monitor.stop()
+        causes = (others.why_unsound(FOREIGN_LOAD_LIMIT), *(why_unsound(meter.info, energy) for meter in self.meters))
+        if cause := next(filter(None, causes), ""):
             raise _DiscardBlock(self.arm.name, cause)
-        if foreign > FOREIGN_LOAD_LIMIT:
-            raise _DiscardBlock(self.arm.name, f"other processes kept {foreign:.0%} of the cores busy")
         inferences = self.calls * units_per_call(self.plan)
-        return _Window(inferences, answer["elapsed_s"], answer["cpu_s"], energy, foreign, busy)
+        return _Window(inferences, answer["elapsed_s"], answer["cpu_s"], energy, others.load, busy)
 
     def add(self, block: int, windows: Sequence[_Window]) -> None:
         """Add the windows of a finished block up to one trial, and take the times of its calls."""
@@ -259,50 +263,40 @@ def run_benchmark(
     clock = Clock(expected_s(plan, len(arms)), on_progress)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")))
-        _write(_pool(inputs, plan.batch), folder / INPUTS)
+        write_inputs(inputs, plan.batch, folder / INPUTS)
         running = [_RunningArm(arm, plan, folder) for arm in arms]
         gauges = Gauges(meters, watts_per_core)
         stack.callback(gauges.close)
         return _run(running, gauges, plan, environment, clock)
 
 
-def _pool(inputs: Arrays, batch: int) -> Arrays:
-    """The examples that every arm goes round: enough to be real, few enough to stay in memory."""
-    bytes_each = max(1, sum(x[:1].nbytes for x in inputs))
-    count = max(batch, min(POOL_EXAMPLES, POOL_BYTES // bytes_each))
-    return tuple(x[:count] for x in inputs)
-
-
-def _write(pool: Arrays, path: Path) -> None:
-    try:
-        np.savez(path, allow_pickle=False, **{f"input_{i:03}": x for i, x in enumerate(pool)})
-    except OSError as error:
-        mend = "make room there, or name another folder in TMPDIR"
-        raise MeasurementError(
-            f"the inputs cannot be written ({error.strerror})", where=path.parent, mend=mend
-        ) from error
-
-
 @contextmanager
 def _fresh_workers(running: Sequence[_RunningArm], gauges: Gauges) -> Iterator[list[int]]:
     """Start a worker for every arm, loading side by side, and end them afterwards; yields their and our pids."""
     with ExitStack() as stack:
-        for one in running:
-            one.start()
-            stack.callback(one.worker.close)
-        for one in running:
-            one.watch(gauges.of(one.worker, stack))
-        yield [os.getpid(), *(one.worker.pid for one in running)]
+        started: list[WorkerProcess] = []
+        try:
+            for one in running:
+                one.start()
+                started.append(one.worker)
+                stack.callback(one.worker.close)
+            for one in running:
+                one.watch(gauges.of(one.worker, stack))
+            yield [os.getpid(), *(worker.pid for worker in started)]
+        except BaseException:  # Ctrl-C, or one that died: nobody waits until the others have loaded
+            for worker in started:
+                worker.kill()
+            raise
 
 
 def _run(
     running: Sequence[_RunningArm], gauges: Gauges, plan: Plan, environment: Environment, clock: Clock
 ) -> BenchmarkResult:
     """Run the blocks, each with fresh workers, and collect."""
-    monitor, order = LoadMonitor(), random.Random(plan.seed)
+    monitor, order = LoadMonitor(cores_for(plan.threads)), random.Random(plan.seed)
     idle_at = {0, plan.blocks // 2, plan.blocks - 1}
     finished = discarded = 0
-    ended = ""
+    ended = disturbed = ""
     try:
         while finished < plan.blocks and discarded <= plan.blocks:
             before = clock.done_s
@@ -321,7 +315,7 @@ def _run(
                     one.warm_up(limit_s, window_s)
                     clock.advance(limit_s / 4)
                 if finished in idle_at:
-                    _idle(running, running[0].plan.idle_s, clock)
+                    disturbed = _idle(running, monitor, pids, clock) or disturbed
                 try:
                     _block(running, finished, order, monitor, pids, clock)
                 except _DiscardBlock as cause:
@@ -356,10 +350,13 @@ def _run(
         blocks = "1 block was" if discarded == 1 else f"{discarded} blocks were"
         warnings.append(f"{blocks} discarded and run again: {causes[0]}.")
     restless = [one.arm.name for one in running if not one.steady]
-    warnings += [f"{arm} was not steady after {plan.warmup_limit_s:g} s of warm-up." for arm in restless]
+    warnings += [f"{arm} was not steady when its warm-up ended, in one block at least." for arm in restless]
+    if disturbed and finished and not any(one.idle_w for one in running):
+        warnings.append(f"No idle window was sound, so energy above idle is not known: {disturbed}.")
     clock.advance(clock.total_s)
     clock.now("measured")
     measurements = tuple(one.measurement(environment) for one in running)
+    warnings += [*load_beside(measurements), *gauges.gap_notes()]
     return BenchmarkResult(measurements, tuple(warnings), ended == INTERRUPTED)
 
 
@@ -382,17 +379,22 @@ def _block(
         one.add(number, windows[one.arm.name])
 
 
-def _idle(running: Sequence[_RunningArm], seconds: float, clock: Clock) -> None:
-    """An idle window of all arms at once; a meter that fails in it leaves no figure: the idle share stays unknown."""
+def _idle(running: Sequence[_RunningArm], monitor: LoadMonitor, pids: Sequence[int], clock: Clock) -> str:
+    """An idle window of all arms at once; if it is not sound, the answer is why, and it leaves no figure."""
     clock.now("idle")
+    seconds = running[0].plan.idle_s
+    monitor.start(pids)
     try:
         before = [one.read() for one in running]
         time.sleep(seconds)
         found = [watts_between(one.meters, start, one.read()) for one, start in zip(running, before, strict=True)]
-    except MeterError:
-        return
+    except MeterError as error:
+        return str(error)
     finally:
         clock.advance(seconds)
+    if cause := monitor.stop().why_unsound(FOREIGN_LOAD_LIMIT):
+        return cause
     for one, watts in zip(running, found, strict=True):
         for key, power in watts.items():
             one.idle_w.setdefault(key, []).append(power)
+    return ""

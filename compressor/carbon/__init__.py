@@ -13,6 +13,8 @@ from compressor.results import Usage
 
 SOURCE = "Ember and Energy Institute via Our World in Data, CC BY 4.0"
 """Where ``grid.csv`` is from; ``SOURCE.txt`` beside it says it in full."""
+LARGEST = 1e18
+"""No figure of use is larger; products of such figures are still finite."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ def wrong(usage: Usage) -> Iterator[tuple[str, str]]:
     """
     if usage.country is not None and usage.country.strip().upper() not in _table():
         yield "country", f"is {usage.country[:40]!r}, which the table of carbon intensities does not have"
+    for name in ("intensity_g_per_kwh", "pue", "inferences", "training_kwh", "embodied_g", "alpha"):
+        value = getattr(usage, name)
+        if value is not None and not abs(value) <= LARGEST:  # NaN is not either
+            yield name, f"is no number up to {LARGEST:g}"
     if usage.pue < 1:
         yield "pue", f"is {usage.pue:g}; a building draws at least what its computers do, so 1 or more"
     for name, value in (
@@ -102,6 +108,8 @@ def wrong(usage: Usage) -> Iterator[tuple[str, str]]:
         yield "embodied_g", "is given without the number of uses that it is shared among"
     if usage.alpha <= 0:
         yield "alpha", f"is {usage.alpha:g}; the error's weight is above 0"
-    for fraction, _ in usage.data_efficiency:
+    for fraction, score in usage.data_efficiency:
         if not 0 < fraction <= 1:
             yield "data_efficiency", f"holds the fraction {fraction:g} of the training data, not one in 0..1"
+        if not abs(score) <= LARGEST:
+            yield "data_efficiency", f"holds a score that is no number up to {LARGEST:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -20,12 +21,22 @@ from compressor.cli.stream import stream
 from compressor.errors import CompressorError, nearest
 
 
+def _misspelt(word: str) -> bool:
+    """Whether this is a command that does not exist, rather than a model that does not."""
+    path = Path(word)
+    return not word.startswith("-") and path.parent == Path() and not path.suffix and not path.exists()
+
+
 class _Main(click.Group):
     """A group whose unnamed command is the main job: ``compress model.pt`` needs no verb."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in own:
+            if _misspelt(args[0]):
+                raise CompressorError(
+                    "no such file or command", where=args[0], mend=nearest(args[0], self.list_commands(ctx))
+                )
             args = ["run", *args]
         elif processes.follows():  # only runs train, and so need more than one process
             ctx.exit()
@@ -60,16 +71,12 @@ for _command in (run_command, demo, inspect, recipes, bench, compare, meters, re
     cli.add_command(_command)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _usage_message(error: click.UsageError) -> str:
     """Click's message, with the nearest known name where a name was misspelt."""
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         known = [name for parameter in error.ctx.command.params for name in parameter.opts if name.startswith("-")]
         return f"there is no option {error.option_name}; {nearest(error.option_name, known)}"
-    return _one_line(error.format_message())
+    return " ".join(error.format_message().split())
 
 
 def main() -> None:

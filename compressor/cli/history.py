@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,8 @@ def _list(
 
     if sort not in _KEYS:
         raise HistoryError(f"there is no '{sort}' to sort by", where="--sort", mend=nearest(sort, _KEYS))
+    if min_score is not None and not math.isfinite(min_score):
+        raise HistoryError(f"must be a number, not {min_score:g}", where="--min-score")
     if limit < 0:
         raise HistoryError(f"must be 0 or more, not {limit}", where="--limit")
     if html is not None:
@@ -227,7 +230,10 @@ def export_(outer: str | None, file: Path, history_file: str | None) -> None:
 @place
 @click.pass_obj
 def import_(outer: str | None, files: tuple[Path, ...], history_file: str | None) -> None:
-    """Add the runs of an export, or of a report.json; those already there are left alone."""
+    """Add the runs of an export, or of a report.json.
+
+    Those already there are left alone.
+    """
     from compressor.history.database import open_history
     from compressor.history.exchange import import_file
 

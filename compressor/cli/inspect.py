@@ -31,9 +31,10 @@ SHOWN_REASONS = 12
 @click.option("--all", "everything", is_flag=True, help="Show every layer, and every name.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(model: Path, everything: bool, as_json: bool, **options: Any) -> None:
-    """Say what a model file holds, what its layers cost, and what each method would touch and leave.
+    """Show a model's layers, and what each method would touch.
 
-    The names of the layers are those that rules and --keep go by.
+    What the file holds, what its layers cost, and what each method would leave, and why. The names of the layers are
+    those that rules and --keep go by.
     """
     from compressor.inspection import inspect_model
 

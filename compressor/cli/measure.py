@@ -61,9 +61,10 @@ from compressor.cli.options import (
 @place
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON and nothing else.")
 def bench(as_json: bool, out: Path | None, preset: str | None, history_file: str | None, **options: Any) -> None:
-    """Measure .onnx and .pt2 files and Hugging Face folders side by side; the first is the baseline.
+    """Measure models side by side; the first is the baseline.
 
-    A second worker on the first file (the A/A control) says how small a difference can be seen.
+    They are .onnx and .pt2 files and Hugging Face folders. A second worker on the first file (the A/A control) says how
+    small a difference can be seen.
     """
     from compressor.bench import BenchJob, run_bench
     from compressor.console import Bars, print_bench
@@ -105,9 +106,10 @@ def bench(as_json: bool, out: Path | None, preset: str | None, history_file: str
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def compare(before: Path, after: Path, arm: str | None, wish: Any, as_json: bool) -> None:
-    """Compare two saved measurements: what 'bench --out' wrote, or a report.json.
+    """Compare two saved measurements.
 
-    Refuses what cannot be compared: another machine, runtime, batch, threads, inputs or meter.
+    Each is what 'bench --out' wrote, or a report.json. What cannot be compared is refused: another machine, runtime,
+    batch, threads, inputs or meter.
     """
     from compressor.across import compare_files
 
@@ -128,7 +130,7 @@ def compare(before: Path, after: Path, arm: str | None, wish: Any, as_json: bool
 @click.option("--watch", "live", is_flag=True, help="Show live watts of every readable meter until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON; with --watch one line per second.")
 def meters(live: bool, as_json: bool) -> None:
-    """List the energy meters: readable here or not, why not, and how to mend it."""
+    """List the energy meters: which can be read here, and why not."""
     if live:
         _watch(as_json)
         return

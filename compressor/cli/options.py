@@ -144,7 +144,7 @@ def taking_up(*, overwrite: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        rest = "finished stages are kept; the same command goes on from there"
+        rest = "what is finished is kept; the same command goes on from there"
         click.echo(f"\ninterrupted: {'the same command starts over' if overwrite else rest}", err=True)
         sys.exit(INTERRUPTED)
 

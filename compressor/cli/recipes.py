@@ -10,7 +10,7 @@ from compressor.cli.options import print_json
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def recipes(as_json: bool) -> None:
-    """List the ready recipes, for --recipe NAME: what each does, and what it reached where."""
+    """List the ready recipes: what each does, and what it reached."""
     from pathlib import Path
 
     from compressor.recipe import READY, load_recipe, ready_recipes

@@ -70,9 +70,9 @@ def _fractions(
     help="Score reached with a part of the training data; may be repeated.",
 )
 def report(run: Path, formats: tuple[str, ...], out: Path | None, **said: Any) -> None:
-    """Render RUN, a run's folder or its report.json, in other formats.
+    """Render a finished run in other formats.
 
-    Everything comes from the JSON: no model, no data and no measurement is needed.
+    RUN is its folder or its report.json. Everything comes from the JSON: neither model nor data are needed.
     """
     from compressor.report.formats import find_format
     from compressor.store.records import dump_report

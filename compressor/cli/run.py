@@ -22,7 +22,7 @@ from compressor.cli.options import (
     reading,
     taking_up,
 )
-from compressor.errors import CompressorError, RecipeError, nearest
+from compressor.errors import RecipeError
 from compressor.passes.registry import METHODS
 
 
@@ -45,7 +45,8 @@ from compressor.passes.registry import METHODS
     "--keep",
     multiple=True,
     metavar="PATTERN",
-    help="Layers that every method is to leave as they are, e.g. 'head*'; may be repeated. 'inspect' lists the names.",
+    help="Layers to leave as they are, e.g. 'head*', by every method but distill and qat; may be repeated. 'inspect' "
+    "lists the names.",
 )
 @click.option(
     "--by-rule",
@@ -86,7 +87,7 @@ def run_command(
     from compressor.pipeline import Job, Method
 
     recorded = {name: options.pop(name) for name in ("history_file", "mlflow")}
-    model, methods = options["model"], options["methods"]
+    methods = options["methods"]
     steps: list[tuple[str, Any]] = [(name, {}) for name in methods or ("int8",)]
     if recipe is not None:
         from compressor.recipe import load_recipe
@@ -110,15 +111,7 @@ def run_command(
 
         steps = keeping(steps, keep)
     options["methods"] = tuple(Method(name, settings) for name, settings in steps)
-    if not model.exists() and model.parent == Path() and not model.suffix:
-        # A misspelt command looks like a model's name.
-        raise CompressorError("no such file or command", where=model, mend=nearest(model.name, _commands(ctx)))
     _run(Job(preset=preset or "default", **options), as_json, command_line(), **recorded)
-
-
-def _commands(ctx: click.Context) -> list[str]:
-    group = ctx.parent.command if ctx.parent else None
-    return group.list_commands(ctx) if isinstance(group, click.Group) else []
 
 
 @click.command()

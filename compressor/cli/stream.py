@@ -56,7 +56,7 @@ def _size(_: click.Context, __: click.Parameter, text: str) -> int:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def stream(model: Path, as_json: bool, data: Path | None, bits: str, **options: Any) -> None:
-    """Quantize the weights of a Hugging Face checkpoint, tensor by tensor.
+    """Quantize a Hugging Face checkpoint, tensor by tensor.
 
     Memory holds a few rows of one tensor at a time, so the checkpoint may be larger than memory. After an interrupt the
     same command goes on with the tensor it was at, to the same bytes. 'compress bench --prompt-tokens' runs the result.

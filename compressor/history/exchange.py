@@ -100,8 +100,9 @@ def import_file(history: History, source: Path) -> tuple[int, int]:
             known += 1
             continue
         run, arms = rows_of(parse_measured(text, where), digest, folder)
-        history.add(run, arms, text)
-        new += 1
+        # Another process may have added it meanwhile.
+        added = history.add(run, arms, text)
+        new, known = new + added, known + (not added)
     if not new + known:
         raise HistoryError("holds no run", where=source)
     return new, known

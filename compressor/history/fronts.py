@@ -122,7 +122,8 @@ def _costs(entry: Entry) -> list[tuple[str, str, Mean]]:
     each = "token" if arm.workload else "inference"
     if arm.energy_j is not None and arm.provenance == "measured":
         found.append((f"energy per {each}, measured ({arm.meter})", "J", arm.energy_j))
-    if arm.cpu_s is not None:
+    # On a GPU the CPU's time says little.
+    if arm.cpu_s is not None and arm.device == "cpu":
         found.append((f"CPU time per {each}", "s", arm.cpu_s))
     return found
 

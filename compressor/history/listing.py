@@ -50,7 +50,7 @@ def _cells(entry: Entry, widths: Sequence[int]) -> list[str]:
         run.digest[:SHOWN_ID],
         _named(arm.model, _made(arm), widths[1]),
         _task(run.task, run.synthetic, widths[2]),
-        _amount(arm.score, _unit(arm.score_unit or "")),
+        _score(arm, widths[_NUMERIC]),
         _amount(arm.energy_j, "J", arm.provenance),
         _amount(_exact(run.compress_j), "J", run.compress_provenance),
         _amount(_exact(arm.carbon_g), "g CO₂e", arm.provenance).removesuffix(" CO₂e"),
@@ -61,6 +61,14 @@ def _made(arm: ArmRow) -> str:
     """What was done to the model, and how it ran where that is not one example at a time."""
     phase = arm.workload.split(" ")[0]
     return " ".join(part for part in (arm.method, phase, f"b{arm.batch}" if arm.batch > 1 else "") if part)
+
+
+def _score(arm: ArmRow, width: int) -> str:
+    """The score; a unit that its column is too narrow for is left out whole, and so are digits: neither is cut off."""
+    if arm.score is None:
+        return numbers.NOT_AVAILABLE
+    shown = (_amount(arm.score, _unit(arm.score_unit or "")), _amount(arm.score, ""))
+    return next((text for text in shown if len(text) <= width), f"{arm.score.value:.1g}")
 
 
 def _exact(value: float | None) -> Mean | None:

@@ -11,7 +11,7 @@ from compressor.history.fronts import Front, Group, Point
 from compressor.history.listing import SHOWN_ID
 from compressor.history.rows import Mean
 from compressor.report import numbers
-from compressor.report.canvas import CANDIDATE, FAINT, axis_unit, draw, label_points, plain
+from compressor.report.canvas import CANDIDATE, FAINT, INK, Label, axis_unit, draw, label_points, plain
 from compressor.report.html import template
 from compressor.report.model import Cell, Column, Table
 from compressor.report.text import clean, shorten
@@ -210,8 +210,11 @@ def _plot(front: Front, number: int, name: str) -> tuple[str, str]:
         # Where all are of one model its name tells nothing apart.
         alike = len({p.entry.arm.model for p in front.points}) == 1
         names = [shorten(clean(p.entry.arm.arm), _NAME) if alike else _name(p.entry, _NAME) for p in shown]
-        at = [(p.cost.value / scale, p.score.value * up) for p in shown]
-        label_points(axes, [(plain(name), *place) for name, place in zip(names, at, strict=True)])
+        labels = [
+            Label(plain(name), p.cost.value / scale, p.score.value * up, CANDIDATE if id(p) in chosen else INK)
+            for p, name in zip(shown, names, strict=True)
+        ]
+        label_points(axes, labels)
         axes.set_xlabel(plain(f"{clean(group.cost, 60)}, {unit}"))
         unit_shown = "%" if group.unit == "fraction" else clean(group.unit, 20)
         axes.set_ylabel(plain(f"{name[:1].upper()}{name[1:]}" + (f", {unit_shown}" if unit_shown else "")))

@@ -10,6 +10,9 @@ from typing import Protocol
 from compressor.errors import MeterError
 from compressor.results import MeterInfo, Reading, Scope
 
+PERIODS_PER_WINDOW = 100
+"""A window lasts at least so many update periods of the slowest counter, so that its edges blur it by 1 % at most."""
+
 
 @dataclass(frozen=True)
 class MeterOptions:
@@ -77,6 +80,14 @@ def energy_between(start: Reading, end: Reading, meter: str) -> Mapping[str, flo
     if negative := [key for key, value in joules.items() if value < 0]:
         raise MeterError(f"counted {joules[negative[0]]:.6g} J in {negative[0]}, less than nothing", where=meter)
     return joules
+
+
+def gap_note(meter: Meter) -> str:
+    """A note on a meter that samples power and at some time was late with it; empty for any other."""
+    gap_s: float = getattr(meter, "largest_gap_s", 0.0)
+    if gap_s <= 2 * meter.info.update_period_s:
+        return ""
+    return f"{meter.info.name}: {gap_s:.3g} s passed between two power samples"
 
 
 # What covers the board or the machine holds the package and the device too, so it is the total only without them.

@@ -61,8 +61,9 @@ def parse(output: str, where: str) -> Printed:
     text = output.strip().replace("μ", "µ")  # Greek mu and the micro sign look the same
     if re.fullmatch(_NUMBER, text):
         return _printed(text, 1.0, False)
+    # The "5 W" of "12,5 W" is none of its own: a comma in a number says different things in different countries.
     # "M" before W would be mega, which no computer draws; anything unlike these units is not guessed at
-    if found := re.search(rf"(?<![\w.])({_NUMBER})\s*({_UNITS})(?!\w)", text, re.IGNORECASE):
+    if found := re.search(rf"(?<![\w.])(?<!\d,)({_NUMBER})\s*({_UNITS})(?!\w)", text, re.IGNORECASE):
         unit = found[2].lower()
         if not found[2].startswith("M"):
             counts = unit in _JOULES

@@ -10,11 +10,9 @@ from pathlib import Path
 from types import TracebackType
 
 from compressor.errors import MeterError
-from compressor.meters.base import Meter, MeterOptions, disjoint, energy_between
+from compressor.meters.base import PERIODS_PER_WINDOW, Meter, MeterOptions, disjoint, energy_between, gap_note
 from compressor.meters.registry import open_ladder, open_meter
 from compressor.results import MeterInfo, Provenance, Reading
-
-_SOUND_PERIODS = 100
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Metering:
         notes = []
         for m, before, after in zip(self._meters, self._start, end, strict=True):
             info, joules = m.info, energy_between(before, after, m.info.name)
-            sound_s = _SOUND_PERIODS * info.update_period_s
+            sound_s = PERIODS_PER_WINDOW * info.update_period_s
             for domain in info.total or info.domains:
                 if info.provenance != "estimated" and joules.get(f"{info.name}/{domain}") == 0:
                     raise MeterError(
@@ -122,10 +120,8 @@ class Metering:
                     f"{info.name}: {elapsed_s:.3g} s are only {elapsed_s / info.update_period_s:.0f} of its update "
                     f"periods; {sound_s:.3g} s would be sound"
                 )
-            # only a meter that samples power has gaps
-            gap_s: float = getattr(m, "largest_gap_s", 0.0)
-            if gap_s > 2 * info.update_period_s:
-                notes.append(f"{info.name}: {gap_s:.3g} s passed between two power samples")
+            if note := gap_note(m):
+                notes.append(note)
             energy.update(joules)
         infos = tuple(m.info for m in self._meters)
         return Metered(energy, infos[0].provenance, infos, elapsed_s, cpu_s, tuple(notes))

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from compressor.errors import MeterError
 from compressor.meters.base import MeterOptions
-from compressor.results import MeterInfo, MeterStatus, Reading, Scope
+from compressor.results import MeterInfo, MeterStatus, Provenance, Reading, Scope
 
 
 def write_trace(path: Path, info: MeterInfo, readings: Sequence[Reading]) -> None:
@@ -82,12 +82,14 @@ class ReplayMeter:
 def _info(meter: Any, path: Path) -> MeterInfo:
     if unknown := set(meter) - {field.name for field in fields(MeterInfo)}:
         raise MeterError(f"the meter has the unknown key '{min(unknown)}'", where=path)
-    if meter["scope"] not in get_args(Scope):
-        raise MeterError(f"the meter has the unknown scope '{meter['scope']}'", where=path)
+    for key, known in (("scope", get_args(Scope)), ("provenance", get_args(Provenance))):
+        if meter[key] not in known:
+            raise MeterError(f"the meter has the unknown {key} '{meter[key]}'", where=path)
     return MeterInfo(
         name="replay",
         domains=tuple(meter["domains"]),
-        provenance="replayed",
+        # What was estimated is no measurement for having been recorded.
+        provenance="estimated" if meter["provenance"] == "estimated" else "replayed",
         scope=meter["scope"],
         update_period_s=float(meter["update_period_s"]),
         resolution_j=float(meter["resolution_j"]),

@@ -56,12 +56,14 @@ class OnnxModel:
         name: Short name from the file's stem, safe as the name of a folder.
         path: The file.
         inputs: Its inputs, without those that have a value in the file.
+        outputs: Its outputs, up to the first whose rank the file does not tell.
         summary: What the report says of it.
     """
 
     name: str
     path: Path
     inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     summary: ModelSummary
 
 

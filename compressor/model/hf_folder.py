@@ -57,13 +57,11 @@ _COUNT_FROM_PADDING = frozenset(
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILE_ENDINGS = frozenset({".pt2", ".pt", ".pth", ".onnx", ".safetensors", ".bin", ".pkl", ".ts", ".json", ".gguf"})
 
-
 SOUND_SAMPLES = 16_000
 """Length of a clip where nothing tells: a second at the rate of nearly all speech models."""
 
 _LENGTH = 128
 _VOCABULARY = 100
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,7 @@ def fingerprint(folder: Folder) -> tuple[str, int]:
     for file in sorted((folder.path / CONFIG, *folder.weights)):
         size += file.stat().st_size
         with file.open("rb") as stream:
-            while piece := stream.read(_CHUNK_BYTES):
-                digest.update(piece)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest(), size
 
 
@@ -200,8 +197,7 @@ def resolve(path: Path, *, allow_pickle: bool = False, trust_remote_code: bool =
             "is no file or folder here, and to ask the hub needs an extra", where=name, mend=EXTRA
         ) from error
     wanted = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
-    wanted += ["pytorch_model*.bin"] if allow_pickle else []
-    wanted += ["*.py"] if trust_remote_code else []
+    wanted += ["pytorch_model*.bin"] * allow_pickle + ["*.py"] * trust_remote_code
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
     except GatedRepoError as error:
@@ -368,6 +364,13 @@ def task_of(folder: Folder, asked: str | None = None) -> str:
         )
     if found == "text-classification" and _HEARS.match(str(folder.config.get("model_type"))):
         return "audio-classification"
+    # Of Whisper, sound is classified by the encoder alone.
+    if name.endswith("EncoderModel") or (folder.config.get("is_encoder_decoder") and found != "audio-classification"):
+        raise ModelError(
+            f"its architecture {name} is an encoder-decoder model or half of one, which is not supported",
+            where=folder.path,
+            mend="give the part that runs as .pt2 or ONNX",
+        )
     return found
 
 

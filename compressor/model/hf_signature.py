@@ -104,9 +104,9 @@ def signature_of(hf: Any, task: str, path: Path) -> tuple[tuple[TensorSpec, ...]
     names = sorted(axes, key=lambda name: name.startswith(PAST))
     specs = []
     for name in names:
-        free = {axis for axis, label in axes[name].items() if label not in sizes}
-        value = dummies[name]
-        shape = tuple(None if axis in free else size for axis, size in enumerate(value.shape))
+        value, labels = dummies[name], axes[name]
+        # Some of optimum's own examples have the config's size, where the processor makes another.
+        shape = tuple(sizes.get(labels[axis]) if axis in labels else size for axis, size in enumerate(value.shape))
         specs.append(TensorSpec(name, str(value.dtype).removeprefix("torch."), shape))
     return tuple(specs), tuple(config.outputs)
 

@@ -216,7 +216,7 @@ def _load_onnx(path: Path, example: Arrays | None, input_shapes: tuple[tuple[int
     signature.fit_example(path, file.inputs, example, input_shapes)
     parameters = sum(_elements(tensor.dims) for tensor in file.proto.graph.initializer)
     summary = summarize(path, FileKind.ONNX, file.inputs, parameters, external=file.external)
-    return OnnxModel(summary.name, path, file.inputs, summary)
+    return OnnxModel(summary.name, path, file.inputs, file.outputs, summary)
 
 
 def _elements(dims: list[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +35,13 @@ class OnnxFile:
     Attributes:
         proto: The ``ModelProto``, without its external data.
         inputs: Its inputs, without those that have a value in the file.
+        outputs: Its outputs, up to the first whose rank the file does not tell.
         external: The files beside it that hold weights, in name order.
     """
 
     proto: Any
     inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     external: tuple[Path, ...]
 
 
@@ -74,7 +77,7 @@ def read_onnx(path: Path) -> OnnxFile:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(f"breaks ONNX's rules: {one_line(error)}", where=path, mend="export it anew") from error
-    return OnnxFile(proto, _inputs(path, proto), external)
+    return OnnxFile(proto, _inputs(path, proto), _outputs(proto), external)
 
 
 def _external_files(path: Path, proto: Any) -> tuple[Path, ...]:
@@ -154,18 +157,30 @@ def walk_tensors(proto: Any) -> Iterator[Any]:
 
 
 def _inputs(path: Path, proto: Any) -> tuple[TensorSpec, ...]:
-    import onnx
-
     given = {tensor.name for tensor in proto.graph.initializer}
     specs: list[TensorSpec] = []
     for value in proto.graph.input:
         if value.name in given:
             continue
-        tensor = value.type.tensor_type
-        if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
+        if not _is_ranked(value):
             raise ModelError(f"its input '{value.name}' is no tensor of a known rank", where=path)
-        shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-        specs.append(TensorSpec(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape))
+        specs.append(_spec(value))
     if not specs:
         raise ModelError("has no inputs", where=path)
     return tuple(specs)
+
+
+def _outputs(proto: Any) -> tuple[TensorSpec, ...]:
+    return tuple(map(_spec, itertools.takewhile(_is_ranked, proto.graph.output)))
+
+
+def _is_ranked(value: Any) -> bool:
+    return bool(value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"))
+
+
+def _spec(value: Any) -> TensorSpec:
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    return TensorSpec(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)

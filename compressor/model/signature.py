@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.errors import DataError, ModelError
-from compressor.model.base import Arrays
+from compressor.model.base import Arrays, TorchModel
 from compressor.results import TensorSpec
 
 if TYPE_CHECKING:
@@ -116,6 +116,41 @@ def _try(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Exception | Non
     return None
 
 
+def outputs_of(model: TorchModel) -> tuple[TensorSpec, ...]:
+    """What a model returns, by running it on its example; nothing where sizes but the batch are free.
+
+    Sizes of a Hugging Face model's outputs that change with its inputs' are free, as in
+    :func:`~compressor.model.hf_signature.output_specs`.
+
+    Raises:
+        ModelError: The first output, which is what is scored, has no row per example.
+    """
+    import torch
+
+    from compressor.model.huggingface import HuggingFaceModule
+
+    if isinstance(model.module, HuggingFaceModule):
+        from compressor.model.hf_signature import output_specs
+
+        return output_specs(model)
+    if any(None in spec.shape[1:] for spec in model.inputs):
+        return ()
+    with torch.no_grad():
+        found = model.module(*model.example_inputs)
+    tensors = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
+    batch = len(model.example_inputs[0]) if model.inputs[0].shape else None
+    if tensors and batch is not None and tensors[0].shape[:1] != (batch,):
+        raise ModelError(
+            f"its first output has the shape {tuple(tensors[0].shape)} for {batch} examples",
+            where=model.summary.path,
+            mend="return one row per example first: that output is scored",
+        )
+    return tuple(
+        TensorSpec(f"output_{i}", str(x.dtype).removeprefix("torch."), (None, *x.shape[1:]) if x.ndim else ())
+        for i, x in enumerate(tensors)
+    )
+
+
 def forward_names(path: Path, module: torch.nn.Module, count: int) -> tuple[str, ...]:
     """Name the positional inputs of ``forward()``.
 
@@ -150,7 +185,7 @@ def check_count(path: Path, names: Sequence[str], given: int, least: int, most: 
         raise ModelError(
             f"forward() takes {wanted} input{'s' * (wanted != '1')} ({', '.join(names)}) but {_were(given)} given",
             where=path,
-            mend="give --input-shape once per input, or data with as many inputs",
+            mend="give --input-shape once per input or, where one is not float32, the model as .pt2 or ONNX",
         )
 
 

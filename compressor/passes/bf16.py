@@ -28,7 +28,7 @@ from compressor.passes.propagation import describe, operator_name
 from compressor.passes.rewriting import set_weight
 from compressor.passes.torch_files import BY_RULE, COMPUTE, COMPUTE_LAYERS, TorchFile
 from compressor.results import Step
-from compressor.rules import parse_rules, touched
+from compressor.rules import touched
 from compressor.torchao_file import About
 from compressor.tracing import outputs_of, trace
 
@@ -84,7 +84,7 @@ class Bf16(TorchFile):
         return _layers_of_graph(trace(model).module(check_guards=False))
 
     def _excluded(self, layers: Mapping[str, str]) -> frozenset[str]:
-        return frozenset(layers) - touched(layers, parse_rules(self.rules))
+        return frozenset(layers) - touched(layers, self.parsed)
 
     def _program(self, model: TorchModel, target: Path, device: str) -> About:
         program = trace(model)

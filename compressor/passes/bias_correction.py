@@ -13,6 +13,7 @@ Source: Nagel et al., "Data-free quantization through weight equalization and bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def has_depthwise(proto: onnx.ModelProto, layers: Set[str]) -> bool:
-    """Whether any of the layers filters each channel by itself.
+    """Whether any of the layers filters each channel by itself; one of a single weight each has no rounding error.
 
     Args:
         proto: The model.
@@ -34,7 +35,10 @@ def has_depthwise(proto: onnx.ModelProto, layers: Set[str]) -> bool:
     """
     dims = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
     return any(
-        node.op_type == "Conv" and node.name in layers and _groups(node) > 1 and dims[node.input[1]][1] == 1
+        node.op_type == "Conv"
+        and node.name in layers
+        and _groups(node) > 1
+        and dims[node.input[1]][1] == 1 < math.prod(dims[node.input[1]][2:])
         for node in proto.graph.node
     )
 

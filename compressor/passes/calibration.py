@@ -242,6 +242,9 @@ def _extremes(
         low, high = np.minimum(low, found[0::2]), np.maximum(high, found[1::2])
     empty = (low == np.inf) & (high == -np.inf)  # of no elements
     low[empty] = high[empty] = 0
+    # Attention masks tokens by -inf, which every float type holds and softmax turns to 0: no range has to reach there.
+    masked = (low == -np.inf) & np.isfinite(high)
+    low[masked] = np.minimum(high[masked], 0)
     broken = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
     if broken.size:
         raise MethodError(

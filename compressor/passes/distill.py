@@ -23,7 +23,7 @@ from compressor.passes.checkpoint import copy_of, fingerprint
 from compressor.passes.hf_hints import ALL, as_before, attention_pairs, layer_pairs, showing_attention
 from compressor.passes.hf_rebuild import hugging_face, of_inputs, without_cache
 from compressor.passes.losses import masked_mean
-from compressor.passes.students import Wanted, check_student, make_student
+from compressor.passes.students import KINDS, Wanted, check_student, make_student
 from compressor.passes.training import (
     Batch,
     Loss,
@@ -34,6 +34,7 @@ from compressor.passes.training import (
     meaning_on,
     set_training,
     settings_of,
+    sparse,
 )
 from compressor.results import Step
 from compressor.task.base import Examples
@@ -166,7 +167,15 @@ class Distill(Training):
         loss = self._loss(meaning, examples, teacher, outputs, learner, _mask_at(teacher))
         try:
             progress = fit(
-                learner, examples, loss, training, context, key=key, fixed_batch=fixed, on_progress=on_progress
+                learner,
+                examples,
+                loss,
+                training,
+                context,
+                key=key,
+                fixed_batch=fixed,
+                keep_zeros=sparse(model) and self.student in KINDS and not self.fresh,
+                on_progress=on_progress,
             )
         finally:
             learner.unhook()

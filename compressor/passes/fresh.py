@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from compressor.model.base import TorchModel
+from compressor.passes.batch_norms import measure
 from compressor.passes.checkpoint import copy_of
 from compressor.passes.graph import ChannelGraph
-from compressor.passes.propagation import operator_name
 from compressor.passes.rewriting import set_weight
 
 _OTHER = 0.02
@@ -54,19 +54,5 @@ def drawn_anew(model: TorchModel, inputs: tuple[Tensor, ...], seed: int) -> torc
             else:
                 made = torch.randn(value.shape, generator=draw) * _OTHER
             set_weight(module, name, made.to(value.dtype))
-        _Statistics(module).run(*inputs)
+    measure(module, [inputs])
     return cast(torch.fx.GraphModule, module)
-
-
-class _Statistics(torch.fx.Interpreter):
-    """Runs a graph and sets every batch norm's statistics to those of what reaches it."""
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        if "batch_norm" in operator_name(n):
-            given: Any = self.map_nodes_to_values(n.args, n)
-            x, mean, variance = given[0], given[3], given[4]
-            if mean is not None:  # else it takes each batch's
-                axes = [axis for axis in range(x.ndim) if axis != 1]
-                mean.copy_(x.mean(axes))
-                variance.copy_(x.var(axes, correction=0).clamp_min(1e-6))
-        return super().run_node(n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, gcd
 from typing import TYPE_CHECKING
@@ -94,7 +94,8 @@ def choose(
         uniform: Remove the same share from every group, instead of the least important everywhere.
 
     Returns:
-        The smallest removal that meets the limit in this order, else the largest that is allowed.
+        The smallest removal that meets the limit in this order, else the largest that is allowed. Where rounding makes
+        several groups shrink at once, those whose channels matter least shrink alone if that is enough.
     """
     ranked = [group.classes[np.argsort(scores[group.classes], kind="stable")] for group in groups]
     shares: list[NDArray[np.float64]] = []
@@ -120,7 +121,26 @@ def choose(
             high = middle
         else:
             low = middle + 1
-    return removal(levels[low])
+    removed, last = removal(levels[low - 1]) if low else graph.none, removal(levels[low])
+    for classes in _units(groups, [order[last[order] & ~removed[order]] for order in ranked], scores):
+        removed[classes] = True
+        removed = _never_all(graph, removed, scores)
+        if size(removed) <= limit:
+            return removed
+    return last
+
+
+def _units(
+    groups: tuple[Group, ...], going: Sequence[NDArray[np.int64]], scores: NDArray[np.float64]
+) -> list[NDArray[np.int64]]:
+    """What may go without the rest, the least important first: rounding made it more, and no configuration ties it."""
+    pools = [group.pool for group in groups]
+    apart = [
+        (float(scores[classes].mean()) / _mean(scores, group.classes), classes)
+        for group, classes in zip(groups, going, strict=True)
+        if classes.size and group.step > 1 and pools.count(group.pool) > 1
+    ]
+    return [classes for _, classes in sorted(apart, key=lambda each: each[0])]
 
 
 def same_share(graph: ChannelGraph, groups: tuple[Group, ...], scores: NDArray[np.float64], share: float) -> Removed:
@@ -133,7 +153,11 @@ def same_share(graph: ChannelGraph, groups: tuple[Group, ...], scores: NDArray[n
 
 
 def _scaled(scores: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
-    return scores[classes] / (float(scores[classes].mean()) or 1.0)
+    return scores[classes] / _mean(scores, classes)
+
+
+def _mean(scores: NDArray[np.float64], classes: NDArray[np.int64]) -> float:
+    return float(scores[classes].mean()) or 1.0
 
 
 def _never_all(graph: ChannelGraph, removed: Removed, scores: NDArray[np.float64]) -> Removed:

@@ -24,7 +24,7 @@ from compressor.passes.calibration import activation_ranges, check_examples
 from compressor.passes.qdq import clean, explained, quiet
 from compressor.passes.rewrites import prepare, sort_nodes
 from compressor.results import Step
-from compressor.rules import parse_rules, touched
+from compressor.rules import Ruled, touched
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +40,7 @@ CRASHING = ("Gelu",)
 
 
 @dataclass(frozen=True)
-class Fp16:
+class Fp16(Ruled):
     """Weights and activations in float16; inputs and outputs stay float32.
 
     Operators that ONNX Runtime's converter knows to have no float16 form stay float32, and so do those around an
@@ -52,10 +52,6 @@ class Fp16:
 
     name: ClassVar[str] = "fp16"
     rules: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        parse_rules(self.rules)
-        object.__setattr__(self, "rules", tuple(self.rules))
 
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the converted model; see :class:`~compressor.passes.base.GraphPass`.
@@ -81,7 +77,7 @@ class Fp16:
         proto = prepare(source, folder)
         unfit = _check_weights(proto, source)
         layers = weighted(proto)
-        left = [layer for layer in layers if layer not in touched(layers, parse_rules(self.rules))]
+        left = [layer for layer in layers if layer not in touched(layers, self.parsed)]
         if len(left) == len(layers):
             raise MethodError("the rules leave no layer to convert", where=self.name, mend="exclude fewer layers")
         nodes = [node.name for node in proto.graph.node]

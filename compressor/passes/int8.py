@@ -9,41 +9,43 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 from compressor.errors import MethodError, nearest
+from compressor.model.base import Arrays
 from compressor.onnx_file import copy_onnx, load_outline, save_draft, save_onnx, weight_bytes
 from compressor.passes.base import Context
 from compressor.passes.bias_correction import convolution_inputs, correct_biases, has_depthwise
 from compressor.passes.calibration import Calibration, activation_ranges, channel_means, check_examples
-from compressor.passes.int8_plan import SCHEMES, Mode, Plan, Types, choose, generates
-from compressor.passes.payoff import GAIN, Payoff, find_paying, layer_errors
+from compressor.passes.int8_plan import SCHEMES, Mode, Plan, Types, choose, generates, timed_groups
+from compressor.passes.int8_rewrites import fit_for_int8
+from compressor.passes.payoff import GAIN, Payoff, find_paying, is_faster, layer_errors, output_error
 from compressor.passes.qdq import clean, explained, mix, quiet, write_dynamic, write_static
-from compressor.passes.rewrites import SOURCE, pool_pictures, prepare, split_gemms, spread_hard_activations, untie_axes
+from compressor.passes.rewrites import SOURCE, prepare, split_gemms, untie_axes
 from compressor.passes.weight_only import Int8WeightOnly
 from compressor.results import SensitivityRow, Step
-from compressor.rules import Rule, parse_rules
+from compressor.rules import Rule, Ruled
 from compressor.task.base import Examples
 
 if TYPE_CHECKING:
     import onnx
-
-GROUPS = 6
-"""Static layers are timed in this many runs of neighbours, dynamic ones in this many kinds, at most."""
 
 _WEIGHTS_ALONE = "A causal language model: its weights alone become int8; int8-dynamic rounds its activations too."
 
 SENSITIVITY_EXAMPLES = 16
 """Examples that each layer's error is taken over."""
 
+FIXED_ERROR = 0.05
+"""A perceptron gets fixed ranges only if they move its output by no more than this, relative to its norm: about what
+they do to convolutions."""
+
 TIMED_BYTES = 512 * 2**20
 """Models with more weights than this are not timed: pairs of them would have to be loaded again and again."""
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8(Ruled):
     """8-bit weights and activations, chosen per part of the graph; what does not pay stays fp32.
 
     Attributes:
@@ -54,14 +56,14 @@ class Int8:
     """
 
     name: ClassVar[str] = "int8"
+    schemes: ClassVar[tuple[str, ...]] = SCHEMES
     by_rule: bool = False
     max_error: float | None = None
     rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_error(self.name, self.max_error)
-        parse_rules(self.rules, SCHEMES)
-        object.__setattr__(self, "rules", tuple(self.rules))
 
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
@@ -74,18 +76,17 @@ class Int8:
             MethodError: The model is quantized already or has nothing to quantize, the calibration data cannot serve,
                 or ONNX Runtime's quantizer gave up.
         """
-        rules = parse_rules(self.rules, SCHEMES)
         with explained("ONNX Runtime's quantizer", source):
             causal = generates(load_outline(source).graph)
-        if causal and self.max_error is None and not any(rule.scheme for rule in rules):
+        if causal and self.max_error is None and not any(rule.scheme for rule in self.parsed):
             step = Int8WeightOnly(rules=self.rules).apply(source, target, context)
             return replace(step, method=self.name, notes=(_WEIGHTS_ALONE, *step.notes))
-        job = _Job(self.name, "auto", max_error=self.max_error, timed=not self.by_rule, rules=rules)
+        job = _Job(self.name, "auto", max_error=self.max_error, timed=not self.by_rule, rules=self.parsed)
         return job.run(source, target, context)
 
 
 @dataclass(frozen=True)
-class Int8Static:
+class Int8Static(Ruled):
     """8-bit weights and activations with ranges from calibration, on every layer that has such a kernel.
 
     Attributes:
@@ -104,6 +105,7 @@ class Int8Static:
     rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         known = get_args(Calibration)
         if self.calibration not in known:
             raise MethodError(
@@ -116,8 +118,6 @@ class Int8Static:
                 mend=f"the nearest that goes is {'100' if self.percentile > 100 else '50.01'}",
             )
         _check_error(self.name, self.max_error)
-        parse_rules(self.rules)
-        object.__setattr__(self, "rules", tuple(self.rules))
 
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
@@ -125,15 +125,14 @@ class Int8Static:
         Raises:
             MethodError: As of :class:`Int8`.
         """
-        rules = parse_rules(self.rules)
         job = _Job(
-            self.name, "static", self.calibration, self.percentile, self.per_channel, self.max_error, rules=rules
+            self.name, "static", self.calibration, self.percentile, self.per_channel, self.max_error, rules=self.parsed
         )
         return job.run(source, target, context)
 
 
 @dataclass(frozen=True)
-class Int8Dynamic:
+class Int8Dynamic(Ruled):
     """8-bit weights, and activations whose range is found in every call, on every matrix product and LSTM.
 
     Attributes:
@@ -143,17 +142,13 @@ class Int8Dynamic:
     name: ClassVar[str] = "int8-dynamic"
     rules: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        parse_rules(self.rules)
-        object.__setattr__(self, "rules", tuple(self.rules))
-
     def apply(self, source: Path, target: Path, context: Context) -> Step:
         """Write the quantized model; see :class:`~compressor.passes.base.GraphPass`.
 
         Raises:
             MethodError: As of :class:`Int8`, calibration aside.
         """
-        return _Job(self.name, "dynamic", rules=parse_rules(self.rules)).run(source, target, context)
+        return _Job(self.name, "dynamic", rules=self.parsed).run(source, target, context)
 
 
 def _check_error(method: str, limit: float | None) -> None:
@@ -178,16 +173,21 @@ class _Job:
         types = Types.of(context.cpu_features)
         working = tempfile.TemporaryDirectory(prefix=".int8.", dir=target.parent)
         with working as name, quiet(), explained("ONNX Runtime's quantizer", source):
-            variants = self._quantize(source, Path(name), types, context)
-            mapped = Path(name) / SOURCE
-            decided = self._decide(mapped if mapped.exists() else source, variants, context)
+            folder = Path(name)
+            job, variants = self, self._quantize(source, folder, types, context)
+            mapped = folder / SOURCE if (folder / SOURCE).exists() else source
+            decided = self._decide(mapped, variants, context)
+            if variants.plan.perceptron and self.max_error is None and decided.payoff:
+                now = variants.file(decided.kept)
+                better = self._fixed(source, mapped, now, folder / "fixed", types, context)
+                job, variants, decided = better or (job, variants, decided)
             proto = variants.proto(decided.kept)
             if decided.kept:
                 clean(proto)
                 save_onnx(proto, target)
             else:
                 copy_onnx(source, target)
-        return self._step(variants.plan, decided, types)
+        return job._step(variants.plan, decided, types)
 
     def _quantize(self, source: Path, folder: Path, types: Types, context: Context) -> _Variants:
         import onnx
@@ -195,8 +195,7 @@ class _Job:
         plain = prepare(source, folder)
         small = weight_bytes(plain) <= TIMED_BYTES
         if self.mode != "dynamic":
-            pool_pictures(plain.graph)
-            spread_hard_activations(plain.graph)
+            fit_for_int8(plain.graph)
         plan = choose(plain, self.mode, self.method, self.rules)
         if plan.dynamic:
             split_gemms(plain, set(plan.dynamic) - plan.excluded)
@@ -223,6 +222,25 @@ class _Job:
             quantized = write_dynamic(quantized, set(plan.dynamic), types, folder)
         return _Variants(plain, quantized, plan, folder, small)
 
+    def _fixed(
+        self, source: Path, mapped: Path, now: Path, folder: Path, types: Types, context: Context
+    ) -> tuple[_Job, _Variants, _Decision] | None:
+        """A perceptron with fixed ranges, if that is faster than the dynamic form ``now``, and exact enough."""
+        # With one scale per weight: ONNX Runtime's QGemm takes half as long again over a scale per output (1.31).
+        job = replace(self, mode="static", per_channel=False)
+        folder.mkdir()
+        variants = job._quantize(source, folder, types, context)
+        decided = job._decide(mapped, variants, context)
+        if not decided.kept:
+            return None
+        inputs, batch = context.task.calibration().inputs, _batch(variants.plain, context.batch)
+        made = variants.file(decided.kept)
+        faster = is_faster(now, made, tuple(x[:batch] for x in inputs), context.run_threads)
+        if not faster or output_error(mapped, made, _some(inputs, batch), context.threads, batch) > FIXED_ERROR:
+            return None
+        note = "Fixed ranges, as they are faster here than ranges found in every call, and exact enough."
+        return job, variants, replace(decided, notes=(note,))
+
     def _decide(self, source: Path, variants: _Variants, context: Context) -> _Decision:
         """Leave out what harms too much, then what does not pay."""
         plan = variants.plan
@@ -241,9 +259,9 @@ class _Job:
             notes.append(f"Chosen by rule: there are {few} to time it on.")
             examples = None
         if examples is not None and self.max_error is not None:
-            some = tuple(x[: max(SENSITIVITY_EXAMPLES // batch, 1) * batch] for x in examples.inputs)
+            inputs = _some(examples.inputs, batch)
             errors = layer_errors(
-                source, [x for x in plan.layers if x in kept], variants.file, some, context.threads, batch
+                source, [x for x in plan.layers if x in kept], variants.file, inputs, context.threads, batch
             )
             kept = frozenset(layer for layer in kept if errors[layer] <= self.max_error)
             if not kept:
@@ -258,7 +276,9 @@ class _Job:
                 notes.append(f"Chosen by rule: more than {TIMED_BYTES // 2**20} MiB of weights are not timed.")
             else:
                 feed = tuple(x[:batch] for x in examples.inputs)
-                groups = [g for g in (tuple(x for x in g if x in kept) for g in _groups(variants.plain, plan)) if g]
+                groups = [
+                    g for g in (tuple(x for x in g if x in kept) for g in timed_groups(variants.plain, plan)) if g
+                ]
                 payoff = find_paying(source, groups, variants.file, feed, context.run_threads)
                 kept = payoff.kept
         return _Decision(kept, errors, payoff, tuple(notes))
@@ -356,33 +376,17 @@ def _batch(proto: onnx.ModelProto, batch: int) -> int:
     return dims[0].dim_value if dims and dims[0].HasField("dim_value") else batch
 
 
+def _some(inputs: Arrays, batch: int) -> Arrays:
+    """As many examples as errors are taken over, in whole batches."""
+    return tuple(x[: max(SENSITIVITY_EXAMPLES // batch, 1) * batch] for x in inputs)
+
+
 def _serves(examples: Examples, batch: int, proto: onnx.ModelProto) -> bool:
     """Whether there is a batch of examples; ones that do not fit or are broken are told so."""
     if not examples.inputs or len(examples) < batch:
         return False
     check_examples(examples, proto)
     return True
-
-
-def _groups(proto: onnx.ModelProto, plan: Plan) -> list[tuple[str, ...]]:
-    """Layers that are decided on together.
-
-    Static layers: runs of neighbours, since int8 pays by staying in int8. Dynamic ones: by operator and size of the
-    weight, since each stands for itself.
-    """
-    static = [layer for layer in plan.layers if layer not in plan.dynamic]
-    count = min(GROUPS, len(static))
-    ends = [len(static) * index // max(count, 1) for index in range(count + 1)]
-    groups = [tuple(static[a:b]) for a, b in pairwise(ends)]
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
-    kinds: dict[tuple[int, str], list[str]] = {}
-    for node in proto.graph.node:
-        if node.name in plan.dynamic:
-            kinds.setdefault((sizes[node.input[1]], node.op_type), []).append(node.name)
-    dynamic = [tuple(kinds[kind]) for kind in sorted(kinds, reverse=True)]
-    if len(dynamic) > GROUPS:
-        dynamic[GROUPS - 1 :] = [tuple(layer for group in dynamic[GROUPS - 1 :] for layer in group)]
-    return [*groups, *dynamic]
 
 
 def _names(layers: list[str], most: int = 8) -> str:

@@ -2,15 +2,18 @@
 
 Convolutions get fixed ranges from calibration (static), so that neighbours such as residual sums and pooling stay in
 int8 too; matrix products of transformers and LSTMs get theirs at run time (dynamic), because their activations' ranges
-differ too much from input to input. Types are set by the target CPU.
+differ too much from input to input. A perceptron's do too, by rule; :mod:`~compressor.passes.int8` tries fixed ones
+where it may time them. Types are set by the target CPU.
 
 Source: ONNX Runtime, "Quantize ONNX models", sections on method selection and on data types by CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from compressor.errors import MethodError
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     import onnx
 
 Mode = Literal["auto", "static", "dynamic"]
+
+GROUPS = 6
+"""Static layers are timed in this many runs of neighbours, dynamic ones in this many kinds, at most."""
 
 SCHEMES = ("dynamic", "static")
 """What a rule can say of how a layer becomes int8."""
@@ -36,6 +42,11 @@ STATIC_OPS = (
 )
 # fmt: on
 """Operators with an int8 kernel, or that pass int8 through; the rest of the graph stays fp32."""
+
+ROUNDING_OPS = frozenset({"Add", "Concat", "Mul", "Resize", "Sigmoid"})
+"""Those of them that bring their inputs to one scale or round anew: worth it only on the way to an int8 layer."""
+
+POOLING_OPS = frozenset({"AveragePool", "GlobalAveragePool", "MaxPool"})
 
 SEQUENCE_OPS = frozenset({"Attention", "GRU", "LSTM", "LayerNormalization", "MultiHeadAttention", "RNN"})
 """Signs of a transformer or a recurrence, whose activations fixed ranges fit badly; so is a product of activations."""
@@ -89,6 +100,7 @@ class Plan:
         layers: The nodes with weights among both, in the graph's order, with their operators.
         notes: What was chosen and why, one sentence each.
         excluded: Those of ``layers`` that the rules leave alone.
+        perceptron: Whether the dynamic layers are all of a multilayer perceptron's, which fixed ranges can serve too.
     """
 
     static: tuple[str, ...]
@@ -96,6 +108,7 @@ class Plan:
     layers: dict[str, str]
     notes: tuple[str, ...]
     excluded: frozenset[str] = frozenset()
+    perceptron: bool = False
 
 
 def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule] = ()) -> Plan:
@@ -154,7 +167,7 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule
         others = {node.name for node in (*sequences, *products, *recurrences)} - names
         late = _downstream(graph, others)
         exposed = _exposed(graph)
-        names |= {
+        passing = {
             node.name
             for node in graph.node
             if node.op_type in STATIC_OPS
@@ -162,6 +175,7 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule
             and not (node.op_type in CONVOLUTIONS | PRODUCTS and constants & set(node.input))
             and not (node.op_type in ("Clip", "Relu") and exposed & {node.input[0], node.output[0]})
         }
+        names = _passed_on(graph, names, passing, constants)
     notes = []
     if static:
         notes.append(f"Static int8 (ranges from calibration): {_count(static)}.")
@@ -180,7 +194,37 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule
         {node.name: node.op_type for node in graph.node if node.name in layers},
         tuple(notes),
         frozenset(excluded),
+        perceptron=flat >= {node.name for node in dynamic}
+        and not (static or sequences or any(rule.scheme for rule in rules)),
     )
+
+
+def timed_groups(proto: onnx.ModelProto, plan: Plan) -> list[tuple[str, ...]]:
+    """Layers that are decided on together when they are timed.
+
+    Static layers: runs of neighbours, since int8 pays by staying in int8. Dynamic ones: by operator and size of the
+    weight, since each stands for itself.
+
+    Args:
+        proto: The model in fp32.
+        plan: What can become int8.
+
+    Returns:
+        The groups, at most :data:`GROUPS` of static and as many of dynamic layers.
+    """
+    static = [layer for layer in plan.layers if layer not in plan.dynamic]
+    count = min(GROUPS, len(static))
+    ends = [len(static) * index // max(count, 1) for index in range(count + 1)]
+    groups = [tuple(static[a:b]) for a, b in pairwise(ends)]
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
+    kinds: dict[tuple[int, str], list[str]] = {}
+    for node in proto.graph.node:
+        if node.name in plan.dynamic:
+            kinds.setdefault((sizes[node.input[1]], node.op_type), []).append(node.name)
+    dynamic = [tuple(kinds[kind]) for kind in sorted(kinds, reverse=True)]
+    if len(dynamic) > GROUPS:
+        dynamic[GROUPS - 1 :] = [tuple(layer for group in dynamic[GROUPS - 1 :] for layer in group)]
+    return [*groups, *dynamic]
 
 
 def _ruled(
@@ -261,3 +305,27 @@ def _downstream(graph: onnx.GraphProto, starts: set[str]) -> set[str]:
             late.add(node.name)
             touched |= set(node.output)
     return late
+
+
+def _passed_on(graph: onnx.GraphProto, layers: Set[str], passing: Set[str], constants: Set[str]) -> set[str]:
+    """The layers that become static, and what is worth being int8 around them.
+
+    That is what has a way to such a layer or to pooling, which makes the data small; the rest of it is where all that
+    feeds it is int8 and where nothing is rounded anew. A transformer's class token, put beside the patches in one
+    range, would lose all its small values for nothing.
+    """
+    ends = layers | {node.name for node in graph.node if node.name in passing and node.op_type in POOLING_OPS}
+    wanted: set[str] = set()
+    ahead: set[str] = set()
+    for node in reversed(graph.node):
+        if node.name in ends or (node.name in passing and wanted & set(node.output)):
+            ahead.add(node.name)
+            wanted |= set(node.input)
+    low: set[str] = set()
+    chosen = set()
+    for node in graph.node:
+        behind = node.name in passing and node.op_type not in ROUNDING_OPS and low >= set(node.input) - constants - {""}
+        if node.name in ahead or behind:
+            chosen.add(node.name)
+            low |= set(node.output)
+    return chosen

@@ -11,9 +11,9 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -68,6 +68,7 @@ def fit(
     *,
     key: str = "",
     fixed_batch: int | None = None,
+    keep_zeros: bool = False,
     on_progress: Callable[[Tick], None] | None = None,
 ) -> Progress:
     """Train a module in place.
@@ -85,6 +86,7 @@ def fit(
         context: Seed, threads, and the folder for checkpoints.
         key: What else decides the result, such as a teacher; a checkpoint of another key is not taken up.
         fixed_batch: The model's batch where that is fixed.
+        keep_zeros: Whether weights of layers that are 0 stay so.
         on_progress: Called after every step and every validation.
 
     Returns:
@@ -117,9 +119,9 @@ def fit(
             else torch.optim.SGD(weights, training.learning_rate or 0.0, momentum=0.9)
         )
         ready, optimizer = accelerator.prepare(module, optimizer)
-        run = _Run(
-            module, ready, optimizer, accelerator, examples, loss, training, checkpoint, context.seed, fixed_batch
-        )
+        masks = [(weight, weight != 0) for weight in weights if keep_zeros and weight.ndim > 1]
+        loop = module, ready, optimizer, accelerator, examples, loss, training, checkpoint
+        run = _Run(*loop, context.seed, fixed_batch, masks)
         try:
             progress = run.go(trained, held_out, _telling(on_progress, context, training))
         finally:
@@ -131,27 +133,26 @@ def fit(
     return progress
 
 
+@dataclass
 class _Run:
     """One run of :func:`fit`."""
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        ready: torch.nn.Module,
-        optimizer: Any,
-        accelerator: Accelerator,
-        examples: Examples,
-        loss: Loss,
-        training: Training,
-        checkpoint: Checkpoint | None,
-        seed: int,
-        fixed: int | None,
-    ) -> None:
-        self.module, self.ready, self.optimizer, self.accelerator = module, ready, optimizer, accelerator
-        self.examples, self.loss, self.training, self.checkpoint = examples, loss, training, checkpoint
-        self.seed, self.fixed = seed, fixed
+    module: torch.nn.Module
+    ready: torch.nn.Module
+    optimizer: Any
+    accelerator: Accelerator
+    examples: Examples
+    loss: Loss
+    training: Training
+    checkpoint: Checkpoint | None
+    seed: int
+    fixed: int | None
+    masks: Sequence[tuple[Tensor, Tensor]]
+
+    def __post_init__(self) -> None:
+        training = self.training
         self.batch, self.rate = training.batch or 1, training.learning_rate or 0.0
-        self.augment = augmenter(training.augment, [x.shape for x in examples.inputs], training.name)
+        self.augment = augmenter(training.augment, [x.shape for x in self.examples.inputs], training.name)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
 
@@ -219,6 +220,8 @@ class _Run:
             self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.module.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
+        for weight, stays in self.masks:
+            weight.data.mul_(stays)
         return value
 
     def _validate(self, rows: Rows, epoch: int) -> float:

@@ -31,9 +31,10 @@ class Meaning:
     """What a model's answer is.
 
     Attributes:
-        kind: ``classes``: a score per class, ``(N, C, …)``; ``binary``: one score for the second of two classes,
-            ``(N,)``, ``(N, 1)`` or, of every point, ``(N, 1, …)``; ``embeddings``: vectors whose direction counts,
-            ``(N, …, D)``; ``numbers``: anything else.
+        kind: ``classes``: a score per class, ``(N, C, …)``; ``binary``: scores of yes or no: one for the second of two
+            classes, ``(N,)``, ``(N, 1)`` or, of every point, ``(N, 1, …)``, or one for each of several labels that an
+            example may have, ``(N, C, …)``; ``embeddings``: vectors whose direction counts, ``(N, …, D)``;
+            ``numbers``: anything else.
         probabilities: Whether the scores are probabilities already; else they are logits.
         last: Whether the classes are on the last axis, ``(N, …, C)``, as in what a transformer says of each token.
         outputs: How many of the model's outputs are the answer; several are stacked on axis 1.
@@ -76,7 +77,7 @@ class Meaning:
         return torch.from_numpy(values.astype(np.int64 if self.kind == "classes" else np.float32))
 
     def label_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy for classes, binary cross entropy for one score, mean squared error for numbers.
+        """Cross entropy for classes, binary cross entropy for yes or no, mean squared error for numbers.
 
         Args:
             outputs: From :meth:`answer`, ``(N, …)``.
@@ -100,7 +101,7 @@ class Meaning:
 
         For class scores the Kullback-Leibler divergence of the softened probabilities times the temperature squared,
         which keeps its gradients as large as those of the labels (Hinton, Vinyals and Dean 2015, "Distilling the
-        knowledge in a neural network", section 2); for one score the same with two classes; for embeddings one minus
+        knowledge in a neural network", section 2); for yes or no the same with two classes; for embeddings one minus
         the cosine (Sanh et al. 2019, "DistilBERT", section 3), of every token's and, where there are tokens, of their
         mean, which stands for a sentence (Reimers and Gurevych 2019, "Sentence-BERT", section 3); for numbers the mean
         squared error.
@@ -202,17 +203,40 @@ def meaning_of(outputs: Tensor, targets: NDArray[np.generic] | None, metric: str
         return Meaning("binary", low >= 0 and high <= 1)
     last = False
     if targets is not None:
+        if targets.shape[1:] == outputs.shape[1:] and not np.any((targets != 0) & (targets != 1)):
+            return meaning_of_labels(outputs, targets, where)
         # Classes are on axis 1 as torch's own losses have it, else on the last one, as of the tokens of a text.
         last = targets.shape[1:] != tuple(outputs.shape[2:]) and targets.shape[1:] == tuple(outputs.shape[1:-1])
         if not last and targets.shape[1:] != tuple(outputs.shape[2:]):
             raise MethodError(
                 f"the labels are {show_shape(targets.shape)}, the model's output is {show_shape(shape)}",
                 where=where,
-                mend="give one class number for each row of scores, (N,) for (N, C)",
+                mend="give one class number for each row of scores, (N,) for (N, C), or a 0 or 1 for each score",
             )
         _check_classes(targets, outputs.shape[-1 if last else 1], where)
     sums = outputs.double().sum(-1 if last else 1)
     return Meaning("classes", low >= 0 and bool((sums - 1).abs().max() < _SUM_TOLERANCE), last)
+
+
+def meaning_of_labels(outputs: Tensor, targets: NDArray[np.generic] | None, where: str) -> Meaning:
+    """What the answer of a model is that gives several labels per example.
+
+    Args:
+        outputs: A score per label for some examples, ``(n, C, …)``.
+        targets: 0 or 1 for every label, ``(N, C, …)``; ``None`` where there are none.
+        where: The method, for messages.
+
+    Raises:
+        MethodError: The labels do not match it.
+    """
+    if targets is not None and (targets.shape[1:] != outputs.shape[1:] or np.any((targets != 0) & (targets != 1))):
+        raise MethodError(
+            f"the labels are {show_shape(targets.shape)}, the model's output is "
+            f"{show_shape((None, *outputs.shape[1:]))}",
+            where=where,
+            mend="give a 0 or 1 for each of its labels",
+        )
+    return Meaning("binary", bool(outputs.min() >= 0 and outputs.max() <= 1))
 
 
 def meaning_for_task(task: str, outputs: Any, targets: NDArray[np.generic] | None, where: str) -> Meaning | None:

@@ -99,6 +99,18 @@ def find_paying(
     return Payoff(every if pays else frozenset(), whole, rows)
 
 
+def is_faster(first: Path, second: Path, feed: Arrays, threads: int) -> bool:
+    """Whether a model is faster than another, by enough to be sure of.
+
+    Args:
+        first: An ONNX file.
+        second: The one that may be faster.
+        feed: Inputs of one call.
+        threads: Threads of one call.
+    """
+    return _repeated(Stopwatch(feed, threads).heat, first, second) <= 1 - GROUP_GAIN
+
+
 Heat = Callable[[Path, Path], float]
 
 
@@ -179,11 +191,24 @@ def layer_errors(
         Layer to ``‖int8 output - fp32 output‖ / ‖fp32 output‖`` over all examples.
     """
     expected = _outputs(plain, inputs, threads, batch)
-    size = float(np.linalg.norm(expected)) or 1.0
-    return {
-        layer: float(np.linalg.norm(_outputs(build(frozenset([layer])), inputs, threads, batch) - expected)) / size
-        for layer in layers
-    }
+    return {layer: _distance(_outputs(build(frozenset([layer])), inputs, threads, batch), expected) for layer in layers}
+
+
+def output_error(plain: Path, changed: Path, inputs: Arrays, threads: int, batch: int) -> float:
+    """How much a model's first output differs from the fp32 model's, relative to its norm.
+
+    Args:
+        plain: The model in fp32.
+        changed: The other.
+        inputs: Examples, one array per model input.
+        threads: Threads of one call.
+        batch: Examples per call.
+    """
+    return _distance(*(_outputs(path, inputs, threads, batch) for path in (changed, plain)))
+
+
+def _distance(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(found - expected)) / (float(np.linalg.norm(expected)) or 1.0)
 
 
 def load(path: Path, threads: int) -> InferenceSession:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError, MethodError
 from compressor.passes.int8_plan import Mode, choose, generates
+from compressor.passes.int8_rewrites import fit_for_int8
 from compressor.passes.qdq import quiet
-from compressor.passes.rewrites import pool_pictures, prepare, spread_hard_activations
+from compressor.passes.rewrites import prepare
 
 if TYPE_CHECKING:
     import onnx
@@ -67,8 +68,6 @@ def preview_graph(source: Path, folder: Path) -> tuple[onnx.ModelProto | None, t
             proto = prepare(source, folder)
         except MethodError as error:
             return None, tuple(Preview(method, {}, {}, error.what) for method in methods)
-        pool_pictures(proto.graph)
-        spread_hard_activations(proto.graph)
     return proto, tuple(_tried(method, partial(work, proto)) for method, work in methods.items())
 
 
@@ -94,9 +93,15 @@ def _tried(method: str, work: Callable[[], tuple[dict[str, str], dict[str, str]]
 
 
 def _int8(proto: onnx.ModelProto, mode: Mode, method: str) -> tuple[dict[str, str], dict[str, str]]:
+    import onnx
+
     if mode == "auto" and generates(proto.graph):
         return _weight_only(proto, 8)
-    plan = choose(proto, mode, method)
+    fitted = onnx.ModelProto()
+    fitted.CopyFrom(proto)
+    if mode != "dynamic":
+        fit_for_int8(fitted.graph)
+    plan = choose(fitted, mode, method)
     where = " where it pays" if mode == "auto" else ""
     touched = {layer: f"{'dynamic' if layer in plan.dynamic else 'static'} int8{where}" for layer in plan.layers}
     why = {"dynamic": {"Conv": "no dynamic int8 kernel worth running"}, "static": {"LSTM": "only dynamic int8 runs it"}}

@@ -17,7 +17,7 @@ from compressor.passes.augment import augmentations
 from compressor.passes.base import Context
 from compressor.passes.importance import Importance
 from compressor.results import Step
-from compressor.rules import parse_rules, touched
+from compressor.rules import Ruled, touched
 
 if TYPE_CHECKING:
     from compressor.model.base import TorchModel
@@ -33,7 +33,7 @@ _NAMES = {"parameters": "parameters", "flops": "FLOPs", "time": "time"}
 
 
 @dataclass(frozen=True)
-class Prune:
+class Prune(Ruled):
     """Remove channels until a share of the parameters, of the FLOPs or of the time of a call is gone.
 
     At most one of the three is given; without any, half of the FLOPs go.
@@ -84,9 +84,8 @@ class Prune:
             value = getattr(self, setting)
             if value not in get_args(kind):
                 raise MethodError(f"has no {setting} '{value}'", where=self.name, mend=nearest(value, get_args(kind)))
-        object.__setattr__(self, "rules", tuple(self.rules))
         object.__setattr__(self, "augment", augmentations(self.augment, self.name))
-        parse_rules(self.rules)
+        super().__post_init__()
 
     def _require(self, setting: str, fine: bool, wanted: str) -> None:
         if not fine:
@@ -106,6 +105,7 @@ class Prune:
             RecipeError: A rule matches nothing.
             ExportError: The model cannot be traced.
         """
+        from compressor.passes.batch_norms import adapted
         from compressor.passes.hf_prune import channel_graph
         from compressor.passes.training import finetune, labelled_examples
 
@@ -116,10 +116,12 @@ class Prune:
         first = graph = channel_graph(model)
         chosen = self._touched(graph)
         (what, share), notes, current, rate = self._goal, list(first.remarks), model, self.learning_rate
+        settled: tuple[str, ...] = ()
         for step in range(1, self.steps + 1):
             limit = _size(first, what)(first.none) * (1 - share) ** (step / self.steps)
             if _size(graph, what)(graph.none) > limit:  # rounding may have gone further before
                 current = graph.without(self._select(graph, chosen, limit, context, first))
+                settled = adapted(current, context)
             if self.finetune_epochs:
                 tuned = finetune(
                     current, context, epochs=self.finetune_epochs, learning_rate=rate, augment=self.augment
@@ -137,6 +139,7 @@ class Prune:
             "augment": ", ".join(self.augment),
         }
         settings |= {f"removed_{key}": round(1 - after / max(1, before), 4) for key, (before, after) in sizes.items()}
+        notes += settled
         if not self.finetune_epochs:
             notes.append("Not fine-tuned: accuracy comes back with training or distillation.")
         return replace(
@@ -178,7 +181,8 @@ class Prune:
         if found is None:
             saved = 1 - known[removed(most).tobytes()] / before
             raise MethodError(
-                f"cannot remove {wanted:.1%} of the time: removing {most:.1%} of the FLOPs saves {saved:.1%}",
+                f"cannot remove {wanted:.1%} of the time: removing {most:.1%} of the FLOPs saves {saved:.1%}"
+                f"{_through(graph)}",
                 where=self.name,
                 mend="lower time or round_to, or give flops",
             )
@@ -201,7 +205,7 @@ class Prune:
             raise MethodError(
                 "the model has no convolution, linear layer or embedding with weights of its own", where=self.name
             )
-        chosen = touched(layers, parse_rules(self.rules))
+        chosen = touched(layers, self.parsed)
         if not chosen:
             raise MethodError("the rules leave no layer to prune", where=self.name, mend="exclude fewer layers")
         return chosen
@@ -221,7 +225,7 @@ class Prune:
             what, share = self._goal
             most = 1 - size(removed) / before
             raise MethodError(
-                f"cannot remove {share:.1%} of the {_NAMES[what]}: at most {most:.1%} can go",
+                f"cannot remove {share:.1%} of the {_NAMES[what]}: at most {most:.1%} can go{_through(graph)}",
                 where=self.name,
                 mend=f"lower {what} or round_to{', or change the rules' if self.rules else ''}",
             )
@@ -231,12 +235,11 @@ class Prune:
         """What may be removed; something has to be there."""
         groups = graph.groups(chosen, self.round_to)
         if not groups:
-            through = (
-                f"; channels cannot be followed through {', '.join(graph.untouchable)}" if graph.untouchable else ""
-            )
             remarks = "".join(f"; {remark.rstrip('.')}" for remark in graph.remarks)
             rules = " under these rules" if self.rules else ""
-            raise MethodError(f"no channel can be removed{rules}: {NOTHING_GOES}{through}{remarks}", where=self.name)
+            raise MethodError(
+                f"no channel can be removed{rules}: {NOTHING_GOES}{_through(graph)}{remarks}", where=self.name
+            )
         return groups
 
     def _finite(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -247,6 +250,10 @@ class Prune:
 
 def _size(graph: ChannelGraph, what: str) -> Callable[[Removed], int]:
     return graph.parameter_count if what == "parameters" else graph.flops
+
+
+def _through(graph: ChannelGraph) -> str:
+    return f"; channels cannot be followed through {', '.join(graph.untouchable)}" if graph.untouchable else ""
 
 
 def _account(

@@ -11,7 +11,7 @@ from compressor.passes.base import Context
 from compressor.passes.checkpoint import copy_of
 from compressor.passes.hf_rebuild import hugging_face, without_cache
 from compressor.results import Step
-from compressor.rules import parse_rules, touched
+from compressor.rules import Rule, Ruled, touched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ SAVES_NOTHING = (
 
 
 @dataclass(frozen=True)
-class PruneUnstructured:
+class PruneUnstructured(Ruled):
     """Set the weights of least magnitude to zero, over all layers together (Han et al. 2015).
 
     Attributes:
@@ -39,10 +39,9 @@ class PruneUnstructured:
     rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.fraction < 1:
             raise MethodError(f"fraction is {self.fraction}, not a share above 0 and below 1", where=self.name)
-        object.__setattr__(self, "rules", tuple(self.rules))
-        parse_rules(self.rules)
 
     def apply(self, model: TorchModel, context: Context) -> TorchModel:
         """Build the model with zeros; see :class:`~compressor.passes.base.TorchPass`.
@@ -57,7 +56,7 @@ class PruneUnstructured:
         from compressor.passes.graph import ChannelGraph
 
         graph = ChannelGraph(without_cache(model))
-        layers = _layers(graph, self.rules, self.name)
+        layers = _layers(graph, self.parsed, self.name)
         sizes = torch.cat([graph.parameters[layer.weight].detach().abs().flatten() for layer in layers])
         count = round(self.fraction * sizes.numel())
         order = torch.argsort(sizes, stable=True)
@@ -69,13 +68,12 @@ class PruneUnstructured:
             for layer, piece in zip(layers, pieces, strict=True)
         }
         notes = (SAVES_NOTHING, f"{count:,} of {sizes.numel():,} weights in {len(layers)} layers are 0.")
-        return _masked(
-            model, graph, masks, Step(self.name, {"fraction": self.fraction, "rules": "; ".join(self.rules)}, notes)
-        )
+        step = Step(self.name, {"fraction": self.fraction, "rules": "; ".join(self.rules)}, notes)
+        return _masked(model, graph, masks, step, context)
 
 
 @dataclass(frozen=True)
-class Prune24:
+class Prune24(Ruled):
     """Of every four weights in a row along a layer's inputs keep the two largest (Mishra et al. 2021).
 
     Attributes:
@@ -84,10 +82,6 @@ class Prune24:
 
     name: ClassVar[str] = "prune-2:4"
     rules: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
-        parse_rules(self.rules)
 
     def apply(self, model: TorchModel, context: Context) -> TorchModel:
         """Build the model with zeros; see :class:`~compressor.passes.base.TorchPass`.
@@ -101,7 +95,7 @@ class Prune24:
 
         graph = ChannelGraph(without_cache(model))
         masks, left = {}, []
-        for layer in _layers(graph, self.rules, self.name):
+        for layer in _layers(graph, self.parsed, self.name):
             weight = graph.parameters[layer.weight].detach()
             if comes_in_fours(layer, weight):
                 masks[layer.weight] = two_of_four(weight)
@@ -115,7 +109,8 @@ class Prune24:
         notes = [SAVES_NOTHING, f"{zeros:,} weights in {len(masks)} layers are 0."]
         if left:
             notes.append(f"Left alone, as their inputs do not come in fours: {', '.join(left)}.")
-        return _masked(model, graph, masks, Step(self.name, {"rules": "; ".join(self.rules)}, tuple(notes)))
+        step = Step(self.name, {"rules": "; ".join(self.rules)}, tuple(notes))
+        return _masked(model, graph, masks, step, context)
 
 
 _PLAIN = frozenset({"conv1d", "conv2d", "conv3d"})
@@ -145,20 +140,29 @@ def two_of_four(weight: Tensor) -> Tensor:
     return mask.reshape(rows.shape).movedim(-1, 1)
 
 
-def _layers(graph: ChannelGraph, rules: tuple[str, ...], where: str) -> list[Layer]:
+def _layers(graph: ChannelGraph, rules: tuple[Rule, ...], where: str) -> list[Layer]:
     """The layers that multiply and may be touched."""
     layers = {layer.name: layer for layer in graph.layers if layer.op != "embedding"}
-    chosen = touched({name: layer.op for name, layer in layers.items()}, parse_rules(rules))
+    chosen = touched({name: layer.op for name, layer in layers.items()}, rules)
     if not chosen:
         why = "the rules leave no layer to prune" if layers else "the model has no convolution or product with weights"
         raise MethodError(why, where=where)
     return [layer for name, layer in layers.items() if name in chosen]
 
 
-def _masked(model: TorchModel, graph: ChannelGraph, masks: Mapping[str, Tensor], step: Step) -> TorchModel:
+def _masked(
+    model: TorchModel, graph: ChannelGraph, masks: Mapping[str, Tensor], step: Step, context: Context
+) -> TorchModel:
+    from compressor.passes.batch_norms import adapted
     from compressor.passes.graph import live_graph
     from compressor.passes.rewriting import own_weights, retraced, set_weight
 
+    known = {layer.weight for layer in graph.layers if layer.op != "embedding"}
+    others = [name for name, weight in graph.parameters.items() if weight.ndim > 1 and name not in known]
+    if others:
+        count = sum(graph.parameters[name].numel() for name in others)
+        note = f"Left alone, as no convolution or product: {', '.join(others)} ({count:,} weights)."
+        step = replace(step, notes=(*step.notes, note))
     if hugging_face(model.module) is not None:  # stays one: nothing of its shape changes
         same = copy_of(model.module)
         for name, mask in masks.items():
@@ -168,4 +172,5 @@ def _masked(model: TorchModel, graph: ChannelGraph, masks: Mapping[str, Tensor],
     for name, weight in own_weights(graph, module).items():
         if name in masks:
             set_weight(module, name, weight * masks[name])
-    return replace(retraced(graph.model, module), steps=(*graph.model.steps, step))
+    made = retraced(graph.model, module)
+    return replace(made, steps=(*made.steps, replace(step, notes=(*step.notes, *adapted(made, context)))))

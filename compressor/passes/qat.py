@@ -34,6 +34,7 @@ from compressor.passes.training import (
     one_line_if_untrainable,
     set_training,
     settings_of,
+    sparse,
 )
 from compressor.results import Step
 from compressor.tracing import trace
@@ -97,6 +98,7 @@ class Qat(Training):
             context,
             key=f"{types.activation} {types.reduce_range}",
             fixed_batch=fixed,
+            keep_zeros=sparse(model),
             on_progress=on_progress,
         )
         module = copy_of(model.module)

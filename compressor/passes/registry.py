@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor.errors import MethodError, nearest
-from compressor.passes.base import FilePass, GraphPass, TorchPass
+
+if TYPE_CHECKING:  # the command line reads the names, and needs no NumPy for that
+    from compressor.passes.base import FilePass, GraphPass, TorchPass
 
 METHODS = {
     "bf16": "compressor.passes.bf16:Bf16",

@@ -28,7 +28,7 @@ from compressor.passes.int8_plan import PRODUCTS, Types, is_plain
 from compressor.passes.qdq import clean, explained, quiet, write_static
 from compressor.passes.rewrites import drop_unused, inputs_of, prepare, replace_nodes
 from compressor.results import Step
-from compressor.rules import parse_rules, touched
+from compressor.rules import Ruled, touched
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +38,7 @@ SMALLEST = 1e-5
 
 
 @dataclass(frozen=True)
-class SmoothQuant:
+class SmoothQuant(Ruled):
     """Static int8 matrix products behind smoothed activations; convolutions are quantized with them.
 
     Attributes:
@@ -51,8 +51,7 @@ class SmoothQuant:
     rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parse_rules(self.rules)
-        object.__setattr__(self, "rules", tuple(self.rules))
+        super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise MethodError(
                 f"alpha must be from 0 to 1, not {self.alpha:g}",
@@ -73,7 +72,7 @@ class SmoothQuant:
             folder = Path(name)
             proto = prepare(source, folder)
             layers, every = layers_of(proto)
-            chosen = touched(every, parse_rules(self.rules))
+            chosen = touched(every, self.parsed)
             left = [layer for layer in every if layer not in chosen]
             layers = [layer for layer in layers if layer in chosen]
             if not layers:

@@ -121,6 +121,7 @@ def _narrower(
     """Keep the same share of the channels of every layer: those with the largest weights, or new ones."""
     import torch
 
+    from compressor.passes.batch_norms import adapted
     from compressor.passes.grouping import same_share
     from compressor.passes.hf_prune import channel_graph
     from compressor.passes.importance import importance
@@ -139,7 +140,7 @@ def _narrower(
     before, after = graph.parameter_count(graph.none), graph.parameter_count(removed)
     note = f"The student's layers are {wanted.width:g} as wide: parameters {before:,} → {after:,}"
     if not wanted.fresh:
-        return made, f"{note}; the weights of the channels that stay are kept."
+        return made, " ".join((f"{note}; the weights of the channels that stay are kept.", *adapted(made, context)))
     if (known := hugging_face(made.module)) is not None:
         from compressor.passes.hf_rebuild import rebuilt
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compressor.errors import MethodError
 from compressor.passes.base import Context
 from compressor.results import Step, TensorSpec
-from compressor.rules import parse_rules
+from compressor.rules import Ruled
 from compressor.torchao_file import About
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ BY_RULE = "excluded by a rule"
 
 
 @dataclass(frozen=True)
-class TorchFile:
+class TorchFile(Ruled):
     """Such a method; see :class:`~compressor.passes.base.FilePass`.
 
     Attributes:
@@ -47,10 +47,6 @@ class TorchFile:
     """What the notes call what is counted."""
 
     rules: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
-        parse_rules(self.rules)
 
     def apply(self, model: TorchModel, target: Path, context: Context) -> Step:
         """Write the changed model to ``target``; see :class:`~compressor.passes.base.FilePass`.

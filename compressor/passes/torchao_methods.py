@@ -25,7 +25,7 @@ from compressor.model.quiet import quiet_export
 from compressor.model.signature import one_line
 from compressor.passes.propagation import operator_name
 from compressor.passes.torch_files import BY_RULE, COMPUTE, COMPUTE_LAYERS, TorchFile
-from compressor.rules import parse_rules, touched
+from compressor.rules import touched
 from compressor.torchao_file import About, linear_nodes
 from compressor.tracing import outputs_of, trace
 
@@ -130,7 +130,7 @@ class _Torchao(TorchFile):
 
     def _quantize(self, weights: Mapping[str, Tensor], device: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Quantize each weight; gives the changed ones, and why others were left, both by the layers' names."""
-        chosen = touched({name.removesuffix(".weight"): "linear" for name in weights}, parse_rules(self.rules))
+        chosen = touched({name.removesuffix(".weight"): "linear" for name in weights}, self.parsed)
         changed: dict[str, Tensor] = {}
         left: dict[str, str] = {}
         for name, weight in weights.items():

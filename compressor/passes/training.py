@@ -17,7 +17,7 @@ from compressor.passes.augment import augmentations
 from compressor.passes.base import Context
 from compressor.passes.checkpoint import Progress, copy_of
 from compressor.passes.hf_rebuild import hugging_face, of_inputs
-from compressor.passes.losses import Meaning, meaning_for_task, meaning_of
+from compressor.passes.losses import Meaning, meaning_for_task, meaning_of, meaning_of_labels
 from compressor.results import Step
 from compressor.task.base import Examples
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 Optimizer = Literal["adamw", "sgd"]
 
 Rows = NDArray[np.int64]
+
+MASKING = frozenset({"prune-unstructured", "prune-2:4"})
+"""Methods that set weights to 0."""
 
 _SAMPLE = 256
 
@@ -174,10 +177,16 @@ def finetune(
         training,
         context,
         fixed_batch=model.inputs[0].shape[0],
+        keep_zeros=sparse(model),
         on_progress=on_progress,
     )
     step = Step(training.name, settings_of(training), describe(progress, training, meaning))
     return replace(model, module=module, steps=(*model.steps, step))
+
+
+def sparse(model: TorchModel) -> bool:
+    """Whether a method before has set weights to 0, which training must not fill again."""
+    return any(step.method in MASKING for step in model.steps)
 
 
 class _FineTuning(Training):
@@ -231,11 +240,7 @@ def meaning_on(module: torch.nn.Module, model: TorchModel, examples: Examples, c
     metric = context.task.summary.metric
     if (known := hugging_face(model.module)) is not None:
         if known.hf.config.problem_type == "multi_label_classification":
-            raise MethodError(
-                "a model that gives several labels per example is not trained here",
-                where=where,
-                mend="use methods that need no training, such as int8",
-            )
+            return meaning_of_labels(first_output(found), examples.targets, where)
         meaning = meaning_for_task(known.task, found, examples.targets, where)
         if meaning is not None:
             return meaning

@@ -24,7 +24,7 @@ from compressor.passes.int8_plan import PRODUCTS, is_plain
 from compressor.passes.qdq import clean, explained, quiet
 from compressor.passes.rewrites import drop_unused, prepare, split_gemms
 from compressor.results import Step
-from compressor.rules import parse_rules, touched
+from compressor.rules import Ruled, touched
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
-class _WeightOnly:
+class _WeightOnly(Ruled):
     """What the methods share.
 
     Attributes:
@@ -47,8 +47,7 @@ class _WeightOnly:
     rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parse_rules(self.rules)
-        object.__setattr__(self, "rules", tuple(self.rules))
+        super().__post_init__()
         if self.block_size not in BLOCK_SIZES:
             closest = min(BLOCK_SIZES, key=lambda size: abs(size - self.block_size))
             raise MethodError(
@@ -74,7 +73,7 @@ class _WeightOnly:
                     where=self.name,
                     mend=f"{self.name} is for transformers and multilayer perceptrons; use int8 for convolutions",
                 )
-            matched = set(touched(layers, parse_rules(self.rules)))
+            matched = set(touched(layers, self.parsed))
             if not matched:
                 raise MethodError("the rules leave no layer to quantize", where=self.name, mend="exclude fewer layers")
             left = sum(node.op_type in ("Conv", "ConvTranspose", "GRU", "LSTM", "RNN") for node in proto.graph.node)

@@ -30,7 +30,8 @@ def compress(model: str | Path, *, method: str | Method | Sequence[str | Method]
 
     known = {field.name for field in fields(Job)} - {"model", "methods"}
     if unknown := sorted(options.keys() - known):
-        raise RecipeError(f"there is no option {unknown[0]!r}", where="compress()", mend=nearest(unknown[0], known))
+        mend = nearest(unknown[0], known | {"method"})
+        raise RecipeError(f"there is no option {unknown[0]!r}", where="compress()", mend=mend)
     several = [method] if isinstance(method, str | Method) else method
     if isinstance(options.get("data"), Path):
         options["data"] = str(options["data"])
@@ -42,7 +43,7 @@ def compress(model: str | Path, *, method: str | Method | Sequence[str | Method]
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"] == ("model",):
-            what = f"a {type(model).__name__} is no model file"
+            what = f"{type(model).__name__} is no path of a model file"
             raise RecipeError(what, where="compress()", mend="save it first, e.g. with torch.export.save") from None
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
         raise RecipeError(what, where="compress()") from None

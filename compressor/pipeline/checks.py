@@ -6,36 +6,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from compressor.errors import RecipeError, RuntimeUnavailableError
+from compressor.errors import MethodError, RecipeError, RuntimeUnavailableError
+from compressor.model.identify import FileKind
 from compressor.passes.base import FilePass, GraphPass, TorchPass
-from compressor.passes.registry import works_on_torch, writes_torch_file
+from compressor.passes.registry import works_on_graph, writes_torch_file
+from compressor.pipeline.job import Method
 from compressor.runtimes.registry import FORMATS, opens, require
 
 ON_TORCH = ("torch-compile", "torch")
 """Where a file that only PyTorch runs is measured, if no runtime was named: compiled is what it is made for."""
 
 
-def check_order(methods: Sequence[str]) -> None:
-    """See that every method gets what the one before it makes.
+def check_order(methods: Sequence[Method], kind: FileKind) -> None:
+    """See that every method gets something that it can work on.
+
+    Args:
+        methods: In the order in which they are applied.
+        kind: What the model's file holds.
 
     Raises:
-        RecipeError: A method on the PyTorch model follows one that made a graph of it, or anything follows torchao.
+        RecipeError: A method follows one that leaves nothing for it: a graph where it works on the PyTorch model, a
+            graph whose weights are quantized already, or a file that only PyTorch runs.
+        MethodError: It works on the PyTorch model, and the file is ONNX.
     """
-    before = graph = ""
-    for name in methods:
-        if writes_torch_file(before):
+    graph = lowered = ""
+    for one in methods:
+        name = one.name
+        if writes_torch_file(lowered):
             raise RecipeError(
-                f"{name} cannot follow {before}, which writes a file that only PyTorch runs", where="--method"
+                f"{name} cannot follow {lowered}, which writes a file that only PyTorch runs", where="--method"
             )
-        on_torch = works_on_torch(name) or writes_torch_file(name)
-        if on_torch and graph:
+        if works_on_graph(name):
+            if lowered:
+                raise RecipeError(
+                    f"{name} cannot follow {lowered}, which leaves no float32 weights to it",
+                    where="--method",
+                    mend="name one of them",
+                )
+            graph = name
+        elif graph:
             raise RecipeError(
                 f"{name} works on the PyTorch model and cannot follow {graph}, which makes an ONNX graph of it",
                 where="--method",
                 mend=f"name {name} before {graph}",
             )
-        graph = graph if on_torch else name
-        before = name
+        elif kind is FileKind.ONNX:
+            raise MethodError(
+                "needs the PyTorch model, and the file is ONNX", where=name, mend="give the model it was exported from"
+            )
+        # fp16 by rules leaves the other layers as they are; no other method can be sure to.
+        if (name != "fp16" or not one.settings.get("rules")) and (works_on_graph(name) or writes_torch_file(name)):
+            lowered = name
 
 
 def chosen_runtimes(

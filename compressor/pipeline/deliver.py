@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from compressor.pipeline.stages import Made
@@ -14,14 +15,14 @@ from compressor.store.records import dump_report
 from compressor.store.runfolder import write_beside
 
 
-def deliver(folder: Path, chosen: Made, report: Report, *, keep_stages: bool) -> None:
+def deliver(folder: Path, chosen: Made, report: Report, *, stages: Sequence[str]) -> None:
     """Put the chosen model, with what lies beside it, in its place and write the report.
 
     Args:
         folder: The run's folder.
         chosen: The stage whose model is the result.
         report: What was found.
-        keep_stages: Whether the stages' own folders stay.
+        stages: Names of the stages whose own folders stay.
     """
     place = (folder / chosen.artifact.path).parent
     for file in [file for file in place.rglob("*") if file.is_file()]:
@@ -37,5 +38,8 @@ def deliver(folder: Path, chosen: Made, report: Report, *, keep_stages: bool) ->
     write_beside(folder / "report.md", render_markdown(report))
     write_beside(folder / "report.html", render_html(report))
     shutil.rmtree(folder / "work", ignore_errors=True)
-    if not keep_stages:
-        shutil.rmtree(folder / "stages")
+    for own in (folder / "stages").iterdir():
+        if own.name not in stages:  # a stage that failed, with other methods, may have left one
+            shutil.rmtree(own)
+    if not stages:
+        (folder / "stages").rmdir()

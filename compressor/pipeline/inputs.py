@@ -6,10 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from compressor.errors import MethodError
-from compressor.passes.registry import works_on_graph
 from compressor.pipeline.job import Job
 from compressor.pipeline.stages import Made
 from compressor.results import Artifact, TensorSpec
@@ -55,25 +54,31 @@ class Inputs:
                 hf_task=job.hf_task,
                 trust_remote_code=job.trust_remote_code,
             )
+            outputs = self._outputs(self._original)
             if job.data is not None:
-                self._task = self._open(self._original.inputs)
+                self._task = self._open(self._original.inputs, outputs)
         return self._original
 
+    def _outputs(self, model: TorchModel | OnnxModel) -> tuple[TensorSpec, ...]:
+        """What the model returns, so that what does not fit it is told before minutes of work."""
+        from compressor.model.base import OnnxModel
+        from compressor.model.signature import outputs_of
+        from compressor.task.open import scoring_for
+
+        if scoring_for(self._reading(), model.inputs) is not None:
+            return ()  # not the output itself is scored
+        return model.outputs if isinstance(model, OnnxModel) else outputs_of(model)
+
     def torch_model(self, folder: Path, chain: Sequence[Made]) -> TorchModel:
-        """What a torch method works on: the user's model, or what the method before made of it.
+        """What a method on the PyTorch model gets: the user's, no ONNX file by now, or what the method before made.
 
         Raises:
-            MethodError: There is no PyTorch model.
+            MethodError: The method before left no PyTorch model.
         """
         from compressor.model.base import OnnxModel
         from compressor.model.load import load_model
 
-        original = self.model()
-        if isinstance(original, OnnxModel):
-            names = ", ".join(one.name for one in self._job.methods if not works_on_graph(one.name))
-            raise MethodError(
-                "needs the PyTorch model, and the file is ONNX", where=names, mend="give the model it was exported from"
-            )
+        original = cast("TorchModel", self.model())
         if not chain or chain[-1].program is None:
             return original
         program = folder / chain[-1].program
@@ -119,12 +124,18 @@ class Inputs:
         reading = self._reading()
         return None if reading is None else reading.task
 
-    def _open(self, inputs: tuple[TensorSpec, ...] | None) -> Task:
+    def _open(self, inputs: tuple[TensorSpec, ...] | None, outputs: tuple[TensorSpec, ...] = ()) -> Task:
         from compressor.task.open import open_task
 
         job = self._job
         return open_task(
-            job.data or "", metric=job.metric, inputs=inputs, target=job.target, seed=job.seed, reading=self._reading()
+            job.data or "",
+            metric=job.metric,
+            inputs=inputs,
+            outputs=outputs,
+            target=job.target,
+            seed=job.seed,
+            reading=self._reading(),
         )
 
     def _reading(self) -> Reading | None:

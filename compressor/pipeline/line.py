@@ -18,6 +18,7 @@ from compressor.benchmark.plan import make_plan
 from compressor.benchmark.runner import Arm, BenchmarkResult, run_benchmark
 from compressor.environment import cpu_features
 from compressor.errors import CompressorError, RecipeError
+from compressor.model.identify import identify
 from compressor.passes.base import Context, FilePass, GraphPass, TorchPass
 from compressor.passes.registry import make_pass, works_on_torch, writes_torch_file
 from compressor.pipeline.arms import TWIN, spread
@@ -27,8 +28,8 @@ from compressor.pipeline.deliver import deliver
 from compressor.pipeline.inputs import Inputs
 from compressor.pipeline.job import Job, Listener, Outcome
 from compressor.pipeline.moved import moved
-from compressor.pipeline.settings import settings_of, size_bytes, stage_name
-from compressor.pipeline.stages import Exported, Made, Scored, intact, prove
+from compressor.pipeline.settings import deciding, settings_of, size_bytes, stage_name
+from compressor.pipeline.stages import Exported, Made, Scored, intact, prove, with_macs
 from compressor.pipeline.timing import CallTimer
 from compressor.pipeline.together import Together
 from compressor.report.headline import at_chance, headline, warnings_of
@@ -96,7 +97,7 @@ class _Line:
         # Mistakes in names are told before minutes of work, not after.
         self.passes = [make_pass(one.name, **one.settings) for one in job.methods]
         names = [one.name for one in job.methods]
-        check_order(names)
+        check_order(job.methods, identify(model))
         self.runtimes = chosen_runtimes(names, self.passes, job.runtimes, job.device)
         self.plan = make_plan(
             job.preset, batch=1 if job.batch is None else job.batch, threads=job.threads, seed=job.seed
@@ -111,15 +112,13 @@ class _Line:
     def run(self) -> Outcome:
         from compressor.model.base import safe_name
         from compressor.model.hf_folder import folder_name
-        from compressor.model.identify import identify
 
         job = self.job
-        identify(job.model)
         own = folder_name(job.model) if job.model.is_dir() else safe_name(job.model)
         final = job.out or Path("compressed") / "-".join([own, *(one.name for one in job.methods)])
-        with open_run(final, settings_of(job, self.passes), overwrite=job.overwrite) as folder:
-            stages = len(self.passes)
-            folder.require_space(SPACE_BYTES + (SPACE_PER_MODEL + 2 * stages) * size_bytes(job.model))
+        deciding_on = partial(deciding, settings_of(job, self.passes))
+        with open_run(final, deciding_on, overwrite=job.overwrite) as folder:
+            folder.require_space(SPACE_BYTES + (SPACE_PER_MODEL + 2 * len(self.passes)) * size_bytes(job.model))
             chain: list[Made] = []
             try:
                 exported = self._stage(folder, "export", Exported, lambda: self._export(folder.path))
@@ -129,17 +128,16 @@ class _Line:
                     work = partial(self._compress, folder.path, index, chain, exported)
                     chain.append(self._stage(folder, stage_name(index, one.name), Made, work))
                     self.together.part_after(index)
-            except CompressorError:
+            except CompressorError as error:
                 if not chain:  # the mended command is another one, and would only find this in its way
                     folder.forget()
+                else:
+                    kept = f"{chain[-1].arm} is kept in {folder.path}: any methods after it go on from there"
+                    error.mend = kept if error.mend is None else f"{error.mend}; {kept}"
                 raise
             chosen, undone = self._choose(chain, scored)
-            result = self._stage(
-                folder,
-                "measure",
-                BenchmarkResult,
-                lambda: self._measure(folder.path, exported, scored, chain, chosen),
-            )
+            measure = partial(self._measure, folder.path, exported, scored, chain, chosen)
+            result = self._stage(folder, "measure", BenchmarkResult, measure)
             names = ["export", "score", *(stage_name(i, one.name) for i, one in enumerate(self.job.methods))]
             costs = [StageCost(**folder.finished(stage)["cost"]) for stage in names]
             report = self._report(exported, scored, chain, chosen, result, costs, undone)
@@ -147,7 +145,7 @@ class _Line:
             task = self.inputs.task(folder.path, exported.artifacts)
             confusion = moved(folder.path, pair, task)
             report = replace(report, confusion=confusion, warnings=(*at_chance(confusion), *report.warnings))
-            deliver(folder.path, chosen, report, keep_stages=len(self.passes) > 1)
+            deliver(folder.path, chosen, report, stages=names[2:] if len(self.passes) > 1 else ())
             return Outcome(report, folder.finish(), result.interrupted)
 
     # --- the stages --------------------------------------------------------------------------------------------
@@ -168,7 +166,8 @@ class _Line:
             artifacts[ONNX_ARM] = describe_onnx(baseline / "model.onnx", (), folder)
             if (given.parent / CONFIG).is_file():
                 copy_companions(given.parent, baseline)
-            return Exported(model.summary, artifacts, parity, ())
+            task = self.inputs.task(folder, artifacts)
+            return Exported(model.summary, with_macs(artifacts, folder, task), parity, ())
         artifacts[TORCH_ARM] = _inside(export_torch(model, baseline), folder, baseline)
         artifacts[ONNX_ARM] = _inside(export_onnx(model, baseline / "model.onnx"), folder, baseline)
         if given.is_dir():
@@ -182,7 +181,7 @@ class _Line:
             tolerance=PARITY_TOLERANCE,
         )
         notes = tuple(note for step in model.steps for note in step.notes)
-        return Exported(model.summary, artifacts, parity, notes)
+        return Exported(model.summary, with_macs(artifacts, folder, task), parity, notes)
 
     def _score(self, folder: Path, exported: Exported) -> Scored:
         from compressor.runtimes.registry import open_session
@@ -198,7 +197,7 @@ class _Line:
 
     def _compress(self, folder: Path, index: int, chain: Sequence[Made], exported: Exported) -> Made:
         """Apply one method to what the methods before it made, export and score the result."""
-        from compressor.export import check_parity, describe_onnx, export_onnx, export_torch
+        from compressor.export import check_parity, counted, describe_onnx, export_onnx, export_torch
         from compressor.model.hf_folder import CONFIG, copy_companions
         from compressor.runtimes.registry import open_session
         from compressor.torchao_file import describe_torchao
@@ -216,6 +215,8 @@ class _Line:
             model = self.inputs.torch_model(folder, chain)
             step = cast(FilePass, self.passes[index]).apply(model, target, self._context(task, folder, torch=True))
             artifact = describe_torchao(target, model.summary.parameters, (*model.steps, step), folder)
+            # Other kernels for the same products.
+            artifact = replace(artifact, macs=before.macs, macs_shapes=before.macs_shapes)
         elif works_on_torch(name):
             model = self.together.do(self.apply, folder, index, chain, exported)
             program = _inside(export_torch(model, place), folder, place).path
@@ -224,6 +225,8 @@ class _Line:
             graph_pass = cast(GraphPass, self.passes[index])
             step = graph_pass.apply(folder / before.path, target, self._context(task, folder, torch=False))
             artifact = describe_onnx(target, (*before.steps, step), folder)
+        if target.suffix == ".onnx":
+            artifact = counted(artifact, target, task.test().inputs)
         if not works_on_torch(name) or (place / CONFIG).is_file():
             copy_companions((folder / before.path).parent, place)
         arm = "+".join(one.name for one in self.job.methods[: index + 1])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
 from compressor.passes.base import FilePass, GraphPass, TorchPass
 from compressor.pipeline.job import Job
+from compressor.task.user_code import is_reference
 
 Plain = str | int | float | bool | None
 
@@ -33,25 +35,50 @@ def settings_of(job: Job, passes: Sequence[FilePass | GraphPass | TorchPass]) ->
         for index, (method, one) in enumerate(zip(job.methods, passes, strict=True))
         for field in fields(one)  # type: ignore[arg-type]
     }
+    # A callable's name says nothing of what its file holds.
+    code = {
+        f"{name}_changed": max(found)
+        for name, value in own.items()
+        if (found := [when for part in str(value).split(",") if is_reference(part) and (when := _changed(part))])
+    }
     return {
         "model": str(job.model),
         "model_changed": changed_ns(job.model) if job.model.exists() else None,
         "methods": ",".join(one.name for one in job.methods),
         **own,
+        **code,
         "data": job.data,
         "data_changed": _changed(job.data),
         "arch_changed": _changed(job.arch),
+        "metric_changed": _changed(job.metric),
         **{field.name: _plain(getattr(job, field.name)) for field in fields(job) if field.name not in _OWN},
         "version": version("compressor"),
     }
 
 
+def deciding(settings: Mapping[str, Plain], stage: str) -> dict[str, Plain]:
+    """The settings that a stage follows from: of the methods, those up to its own.
+
+    Args:
+        settings: From :func:`settings_of`.
+        stage: ``export``, ``score``, one from :func:`stage_name`, or ``measure``, which all methods lead to.
+    """
+    number, _, _ = stage.partition("-")
+    methods = str(settings["methods"]).split(",")
+    done = int(number) if number.isdecimal() else len(methods) if stage == "measure" else 0
+    own = {name: int(found[1]) for name in settings if (found := re.match(r"(\d+)-", name))}
+    kept = {name: value for name, value in settings.items() if own.get(name, 0) <= done}
+    return {**kept, "methods": ",".join(methods[:done])}
+
+
 def _changed(named: str | None) -> int | None:
-    """When the file or folder that an option names was last changed, a ``file.py:callable``'s file included."""
+    """When what an option names was last changed: a file, anything in a folder, the file of a ``file.py:callable``."""
     if not named:
         return None
     path = Path(named) if Path(named).exists() else Path(named.rpartition(":")[0])
-    return path.stat().st_mtime_ns if path.name and path.exists() else None
+    if not path.name or not path.exists():
+        return None
+    return max(each.stat().st_mtime_ns for each in (path, *(path.rglob("*") if path.is_dir() else ())))
 
 
 def changed_ns(model: Path) -> int:

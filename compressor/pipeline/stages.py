@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.errors import CompressorError, MethodError
 from compressor.results import Artifact, KernelCounts, ModelSummary, Parity, Score, TaskSummary
+from compressor.task.base import Task
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class Made:
     kernels: KernelCounts | None
     score: Score
     parity: Parity
+
+
+def with_macs(baselines: Mapping[str, Artifact], folder: Path, task: Task) -> dict[str, Artifact]:
+    """The baselines with their arithmetic: what PyTorch computes is what the graph made of it computes."""
+    from compressor.export import counted
+
+    graph = list(baselines.values())[-1]
+    graph = counted(graph, folder / graph.path, task.test().inputs)
+    return {arm: replace(one, macs=graph.macs, macs_shapes=graph.macs_shapes) for arm, one in baselines.items()}
 
 
 def prove(method: str, arm: str, artifact: Artifact, kernels: KernelCounts | None) -> None:

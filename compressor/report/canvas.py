@@ -54,7 +54,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": FAINT,
     "ytick.labelcolor": INK,
 }
-_WIDTH = 5.1
+_WIDTH = 4.6
 
 
 @dataclass(frozen=True)
@@ -97,31 +97,65 @@ def axis_unit(values: Sequence[float], unit: str) -> tuple[float, str]:
     ), label
 
 
-def label_points(axes: Axes, names: Sequence[tuple[str, float, float]]) -> None:
+@dataclass(frozen=True)
+class Label:
+    """A name to write beside a point.
+
+    Attributes:
+        text: The name.
+        x: Where the point is.
+        y: Where the point is.
+        colour: Of the name: that of its mark, where marks lie close.
+        bar: Ends of the point's interval upwards. Names keep clear of it and of the marks where they can.
+    """
+
+    text: str
+    x: float
+    y: float
+    colour: str = INK
+    bar: tuple[float, float] | None = None
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _meet(box: _Box, others: Sequence[_Box]) -> bool:
+    return any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in others)
+
+
+def label_points(axes: Axes, names: Sequence[Label]) -> None:
     """Write names beside their points, where they cover no other name and stay within the axes.
 
     Args:
         axes: With their limits as they stay.
-        names: The name and the place of each, in the order of their importance; one without room is left out.
+        names: One for which there is no room is left out.
     """
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    taken: list[tuple[float, float, float, float]] = []
-    for text, x, y in names:
-        at = (x - left) / (right - left), (y - bottom) / (top - bottom)
-        # Shares of the axes, which are about 310 points wide and 190 high.
-        width, height = len(text) * 5.6 / 310, 13 / 190
+
+    def share(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left), (y - bottom) / (top - bottom)
+
+    drawn = [(*share(one.x, one.bar[0]), *share(one.x, one.bar[1])) for one in names if one.bar is not None]
+    marks = [share(one.x, one.y) for one in names]
+    drawn += [(x - 0.015, y - 0.02, x + 0.015, y + 0.02) for x, y in marks]
+    taken: list[_Box] = []
+    # The lowest first, which goes below its point if it can: of two close points each name is then on its own side.
+    for one in sorted(names, key=lambda one: one.y):
+        at = share(one.x, one.y)
+        # Shares of the axes, which are about 275 points wide and 190 high.
+        width, height = len(one.text) * 5.6 / 275, 13 / 190
         beside, before = 0.02, -0.02 - width
         # A front runs to the right and then up or, where less is better, down: below its points there is mostly room.
-        places = ((beside, -0.09), (beside, 0.05), (before, -0.09), (before, 0.05), (beside, 0.13), (beside, -0.17))
-        for dx, dy in places:
-            box = (at[0] + dx, at[1] + dy, at[0] + dx + width, at[1] + dy + height)
-            if box[0] < 0 or box[2] > 1.02 or box[1] < 0 or box[3] > 1:
-                continue
-            if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
-                continue
+        places = [(beside, -0.09), (beside, 0.05), (before, -0.09), (before, 0.05), (beside, 0.13), (beside, -0.17)]
+        if one.bar is not None:
+            low, high = (share(one.x, end)[1] - at[1] for end in one.bar)
+            places += [(-0.01, high + 0.01), (-0.01, low - height - 0.01)]
+        boxes = [(at[0] + dx, at[1] + dy, at[0] + dx + width, at[1] + dy + height) for dx, dy in places]
+        inside = [b for b in boxes if b[0] >= 0 and b[2] <= 1.02 and b[1] >= 0 and b[3] <= 1 and not _meet(b, taken)]
+        if inside:
+            box = min(inside, key=lambda b: sum(_meet(b, [thing]) for thing in drawn))
             taken.append(box)
-            axes.text(box[0], box[1], text, transform=axes.transAxes, va="bottom")
-            break
+            axes.text(box[0], box[1], one.text, color=one.colour, transform=axes.transAxes, va="bottom")
 
 
 def draw(key: str, title: str, description: str, height: float, paint: Callable[[Axes], None]) -> str:

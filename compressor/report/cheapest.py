@@ -56,12 +56,11 @@ def cheapest(report: Report) -> str:
     gap = _delta(first, second, report)
     if gap is None or gap.verdict != "worse":
         return f"cheapest: {names[0]}, not established against {names[1]}"
-    ahead = deltas[first.arm] if first is not base else gap
-    other, subject = (base, "") if first is not base else (first, f" of {names[1]}")
-    if ahead is None:
-        return f"cheapest: {names[0]}"
+    ahead = deltas[first.arm]
+    if first is base or ahead is None:
+        return f"cheapest: {names[0]}; {names[1]} takes {numbers.change(gap.ratio, gap.ci95)} {_what(gap)}"
     change = numbers.change(ahead.ratio, ahead.ci95)
-    return f"cheapest: {names[0]}, {change} {_what(ahead)}{subject} than {named(other.arm)}"
+    return f"cheapest: {names[0]}, {change} {_what(ahead)} {numbers.joined(change, named(base.arm))}"
 
 
 def _what(delta: Delta) -> str:

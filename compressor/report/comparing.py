@@ -16,7 +16,7 @@ TONES: dict[str, Tone] = {
     "not established": "open",
 }
 NO_LIMIT = "none"
-_ACRONYMS = {"mse": "MSE", "mae": "MAE", "rmse": "RMSE", "auc": "AUC", "r2": "R²"}
+_ACRONYMS = {"mse": "MSE", "mae": "MAE", "rmse": "RMSE", "auc": "AUC", "r2": "R²", "f1": "F1"}
 
 
 def metric_label(delta: Delta) -> str:
@@ -71,12 +71,18 @@ def lost(score: ScoreDelta) -> str:
     return numbers.loss(score.loss, score.unit, score.ci95)
 
 
-def score_label(report: Report) -> str:
-    """What the score is; agreement on synthetic inputs is never called accuracy."""
+def score_name(report: Report) -> str:
+    """What the score is, within a sentence; agreement on synthetic inputs is never called accuracy."""
     if report.task.synthetic:
-        return "Agreement with the original, synthetic inputs"
+        return "agreement with the original, synthetic inputs"
     name = clean(report.task.metric, 60) or "score"
-    return _ACRONYMS.get(name, f"{name[:1].upper()}{name[1:]}")
+    return _ACRONYMS.get(name, name)
+
+
+def score_label(report: Report) -> str:
+    """What the score is, as a heading."""
+    name = score_name(report)
+    return f"{name[:1].upper()}{name[1:]}"
 
 
 def score_verdict(score: ScoreDelta) -> Cell:

@@ -45,15 +45,16 @@ def render_sci(report: Report) -> str:
     """
     found, usage = use.intensity(report), use.usage(report)
     arms = [_sci(report, m) for m in report.measurements if m.role != "control"]
+    unit = "token" if any(m.plan.workload is not None for m in report.measurements) else "inference"
     record = {
         "standard": "ISO/IEC 21031:2024 Software Carbon Intensity (SCI)",
-        "formula": "SCI = ((E * I) + M) / R",
+        "formula": "SCI = ((E * I) + M) / R, E times the PUE",
         "headline": said(report),
         "warnings": list(warnings_shown(report)),
         "software": clean(report.model.name, _NAME),
         "boundary": "the worker process's inferences, as the meter's scope has them; network, storage and idle servers "
         "are outside",
-        "R": {"value": 1, "unit": "inference"},
+        "R": {"value": 1, "unit": unit},
         "I": None
         if found is None
         else {
@@ -67,7 +68,7 @@ def render_sci(report: Report) -> str:
         "PUE": usage.pue,
         "M": {
             "value": use.embodied_g(report),
-            "unit": "g CO2e/inference",
+            "unit": f"g CO2e/{unit}",
             "source": "none was given, so 0 is assumed" if usage.embodied_g is None else "given by the user",
         },
         "why_no_score": NO_CARBON if found is None else None,
@@ -108,7 +109,7 @@ def render_annex(report: Report) -> str:
         f"**{escape(said(report))}**",
     ]
     if report.warnings:
-        lines.append("\n".join(f"> {escape(w)}\n>" for w in warnings_shown(report)))
+        lines.append("\n>\n".join(f"> {escape(w)}" for w in warnings_shown(report)))
     lines.append(
         "Known: read from an energy meter. Estimated: CPU time times watts. Stated: by the user. Annex XI is about "
         "general-purpose AI models; whether it applies is the provider's to judge."
@@ -128,13 +129,17 @@ def _known(provenance: str | None) -> str:
 def _points(report: Report) -> list[tuple[str, str, str, str]]:
     model, arms = report.model, use.pair(report)
     candidate = arms[1] if arms else None
-    shapes = "; ".join(f"{i.name} {i.dtype}" for i in model.inputs) or "not told"
+    outputs = candidate.artifact.outputs if candidate is not None else ()
+    formats = "; ".join(
+        f"{way} {', '.join(f'{one.name} {one.dtype}' for one in found) or 'not told'}"
+        for way, found in (("inputs", model.inputs), ("outputs", outputs))
+    )
     parameters = "not told by the file" if model.parameters is None else numbers.count(model.parameters)
     now = candidate.artifact.parameters if candidate is not None else None
     after = f", compressed {numbers.count(now)}" if now is not None else ""
     rows = [
         ("1 (d)", "Number of parameters", f"original {parameters}{after}", "known (counted)"),
-        ("1 (e)", "Format of inputs", shapes, "known (read from the file)"),
+        ("1 (e)", "Format of inputs and outputs", formats, "known (read from the file)"),
     ]
     usage = use.usage(report)
     seconds = sum(stage.elapsed_s for stage in report.stages)

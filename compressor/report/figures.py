@@ -16,6 +16,7 @@ from compressor.report.canvas import (
     GOOD,
     INK,
     Figure,
+    Label,
     axis_unit,
     draw,
     label_points,
@@ -130,13 +131,13 @@ def _cost(report: Report) -> Figure | None:
     higher = scores[points[0].name].higher_is_better
     bottom, top = _score_range(points, scores)
     beyond = [p for p in points if not bottom <= scores[p.name].value <= top]
+    front = pareto([(p.value, scores[p.name].value) for p in points], higher_is_better=higher)
 
     def paint(axes: Axes) -> None:
         percent = scores[points[0].name].unit == "fraction"
         factor = 100.0 if percent else 1.0
-        at = [(p.value / scale, scores[p.name].value * factor) for p in points]
-        front = [at[i] for i in pareto(at, higher_is_better=higher)]
-        axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.2, ls="--", zorder=1)
+        at = [(points[i].value / scale, scores[points[i].name].value * factor) for i in front]
+        axes.step(*zip(*at, strict=True), where="post", color=FAINT, lw=1.2, ls="--", zorder=1)
         for p in points:
             score = scores[p.name]
             spread = None if p in beyond else aggregates.score_interval(score)
@@ -155,21 +156,24 @@ def _cost(report: Report) -> Figure | None:
         axes.set_ylabel(plain(shorten(score_name, 40) + (f", {unit_shown}" if unit_shown else "")))
         names = []
         for p in points if len(points) <= _LABELLED else []:
-            score = scores[p.name]
+            score, ends = scores[p.name], aggregates.score_interval(scores[p.name])
             said = f" at {aggregates.score_text(score)}" if p in beyond else ""
             y = min(max(score.value, bottom), top) * factor
-            names.append((f"{_name(p.name)}{plain(said)}", p.value / scale, y))
+            bar = None if ends is None or p in beyond else (ends[0] * factor, ends[1] * factor)
+            colour = CANDIDATE if p.role == "candidate" else INK
+            names.append(Label(f"{_name(p.name)}{plain(said)}", p.value / scale, y, colour, bar))
         label_points(axes, names)
 
     better = "up" if higher else "down"
-    caption = (
-        f"{title}; 95 % intervals of both. Better is {better} and to the left. Dashed: the Pareto front, the arms that "
-        "no other beats in both, by their means."
+    caption = f"{title}; 95 % intervals of both. Better is {better} and to the left. " + (
+        "Dashed: the Pareto front, the arms that no other beats in both, by their means."
+        if len(front) > 1
+        else f"By their means no other arm is cheaper or better than {shorten(clean(points[front[0]].name), _NAME)}."
     )
     if beyond:
         caption += " Hollow, at the edge: off the scale."
     if len(points) > _LABELLED:
-        caption += " Squares are compressed arms, circles baselines; their names are in the table."
+        caption += " Squares are results, triangles stages, circles baselines; their names are in the table."
     return Figure(draw("cost", title, listed, 3.5, paint), caption)
 
 
@@ -241,6 +245,9 @@ def _ratios(report: Report) -> Figure | None:
     wanted = {CPU_TIME, WALL_TIME} | (
         {energy_metric(meter.name)} if meter and meter.provenance != "estimated" else set()
     )
+    if len({comparison.candidate for comparison in report.comparisons}) > 1:
+        # Of many only what decides; the tables hold the rest.
+        wanted = {aggregates.cost_metric(report)}
     rows = [
         (comparison, delta)
         for comparison in report.comparisons
@@ -256,8 +263,8 @@ def _ratios(report: Report) -> Figure | None:
     )
     svg = draw("ratios", title, listed, 1.0 + 0.46 * max(len(rows), 2), lambda axes: _forest(report, axes, rows))
     caption = (
-        "Candidate over baseline, 1 is no change, with 95 % intervals. Grey: what the A/A control could not tell from "
-        "noise. Filled marks have a verdict, hollow ones have none."
+        "Candidate over baseline with 95 % intervals: less is better, 1 is no change. Grey: what the A/A control could "
+        "not tell from noise. Filled marks have a verdict, hollow ones have none."
     )
     return Figure(svg, caption)
 
@@ -286,10 +293,10 @@ def _forest(report: Report, axes: Axes, rows: Sequence[tuple[Comparison, Delta]]
     axes.axvline(1, color=INK, lw=1)
     _names(axes, ["" for _ in rows])
     several = len({c.candidate for c, _ in rows}) > 1
+    metrics = [clean(d.metric).replace(" per inference", "") for _, d in rows]
     names = [
-        f"{clean(d.metric).replace(' per inference', '')}\n"
-        f"{f'{shorten(clean(c.candidate), _NAME)} ' if several else ''}vs {shorten(clean(c.baseline), _NAME)}"
-        for c, d in rows
+        f"{shorten(clean(c.candidate), _NAME) if several else metric}\nvs {shorten(clean(c.baseline), _NAME)}"
+        for (c, _), metric in zip(rows, metrics, strict=True)
     ]
     axes.set_yticks(range(len(rows)), [plain(n) for n in names])
     ends = [x for _, d in rows for x in (d.ratio, *(d.ci95 or ()))]
@@ -301,7 +308,7 @@ def _forest(report: Report, axes: Axes, rows: Sequence[tuple[Comparison, Delta]]
     kept = [t for i, t in enumerate(ticks) if t == 1 or (abs(math.log(t)) > gap and (i % 2 == 0 or len(ticks) < 8))]
     axes.set_xticks(kept, [f"{t:g}×" for t in kept])
     axes.minorticks_off()
-    axes.set_xlabel("candidate / baseline (less is better)")
+    axes.set_xlabel(plain(f"{f'{metrics[0]}, ' if several else ''}candidate / baseline"))
 
 
 def _latency(report: Report) -> Figure | None:

@@ -63,22 +63,20 @@ def warnings_of(report: Report) -> tuple[str, ...]:
         if slower:
             found.append(f"{comparison.candidate} costs more than {comparison.baseline} in {', '.join(slower)}.")
         if comparison.score is not None and comparison.score.verdict == "lost" and comparison is report.comparisons[0]:
-            found.append(
-                f"{comparison.candidate} lost more {comparison.score.metric} than the margin of "
-                f"{numbers.margin(comparison.score.max_loss, comparison.score.unit)}."
-            )
+            margin = numbers.margin(comparison.score.max_loss, comparison.score.unit)
+            found.append(f"{comparison.candidate}: {comparison.score.metric} is worse by more than {margin}.")
     if report.task.synthetic:
         found.append("No data were given: agreement with the original on synthetic inputs was measured, not accuracy.")
-    meters = {meter.name: meter for one in report.measurements for meter in one.meters}
-    if meters and all(meter.provenance == "estimated" for meter in meters.values()):
-        sources = "; ".join(f"{meter.name}: {meter.source}" for meter in meters.values())
+    meters = aggregates.meters(report)
+    if meters and all(meter.provenance == "estimated" for meter in meters):
+        sources = "; ".join(f"{meter.name}: {meter.source}" for meter in meters)
         found.append(f"Energy was not measured here, only estimated ({sources}).")
     found += _unread(report)
     for one in report.measurements:
         low = one.kernels
         if one.role == "candidate" and low is not None and 0 < low.low_precision < low.compute:
             left = low.compute - low.low_precision
-            found.append(f"{left} of {low.compute} compute ops of {one.arm} stay in fp32.")
+            found.append(f"{left} of {low.compute} compute ops of {one.arm} stay{'s' * (left == 1)} in fp32.")
         if one.role == "candidate" and one.artifact.steps and one.artifact.steps[-1].settings.get("emulated"):
             found.append(one.artifact.steps[-1].notes[0])
     busy = max((one.environment.foreign_load for one in report.measurements), default=0.0)
@@ -177,7 +175,7 @@ def _unread(report: Report) -> list[str]:
 
 
 def _saving(report: Report, comparison: Comparison) -> str:
-    against = f"than {named(comparison.baseline)}"
+    against = named(comparison.baseline)
     found = aggregates.energy_delta(report, comparison)
     if found is not None and found[1].provenance != "estimated":
         delta, meter = found
@@ -193,21 +191,22 @@ def _saving(report: Report, comparison: Comparison) -> str:
 
 def _said(report: Report, delta: Delta, what: str, against: str, source: str) -> str:
     change = numbers.change(delta.ratio, delta.ci95)
+    than = numbers.joined(change, against)
     verdict = comparing.verdict(report, delta)
     if verdict.text == "better":
-        return f"{change} {what} {against}{source}"
+        return f"{change} {what} {than}{source}"
     if verdict.text == "worse":
-        return f"Costs more: {change} {what} {against}{source}"
-    return f"No saving established: {change} {what} {against}{source} ({delta.reason or verdict.note})"
+        return f"Costs more: {change} {what} {than}{source}"
+    return f"No saving established: {change} {what} {than}{source} ({delta.reason or verdict.note})"
 
 
 def _score(report: Report, score: ScoreDelta) -> str:
-    name = "agreement on synthetic inputs" if report.task.synthetic else clean(score.metric, _NAME)
+    name = "agreement on synthetic inputs" if report.task.synthetic else comparing.score_name(report)
     before, after = (numbers.quantity(value, score.unit) for value in (score.baseline, score.candidate))
     margin = numbers.margin(score.max_loss, score.unit)
     verdict = {
         "retained": f"retained within {margin}",
-        "lost": f"lost more than {margin}",
+        "lost": f"{'lost' if score.unit == 'fraction' else 'worse by'} more than {margin}",
         "not established": f"not established to be within {margin}",
     }[score.verdict]
     return f"{name} {before} → {after}, {verdict}"

@@ -28,7 +28,11 @@ def _flops(m: Measurement) -> Cell:
     macs = m.artifact.macs
     if macs is None:
         return Cell("not counted", "open")
-    return Cell(numbers.quantity(2 * macs, "FLOP"), note=f"{numbers.count(macs)} MACs")
+    # A cache is empty: only inputs of some size say what was counted.
+    shapes = dict.fromkeys(shape for shape in m.artifact.macs_shapes if 0 not in shape)
+    sizes = " and ".join("×".join(map(str, shape)) for shape in shapes)
+    note = f"{numbers.count(macs)} MACs" + (f", inputs of {sizes}" if sizes else "")
+    return Cell(numbers.quantity(2 * macs, "FLOP"), note=note)
 
 
 def _rate(report: Report, m: Measurement) -> Cell:
@@ -152,34 +156,27 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 def _equivalents(report: Report) -> list[tuple[str, str]]:
     """What the saving over the stated uses is like; nothing unless both arms' joules are of one kind."""
-    said, arms = use.usage(report), use.pair(report)
-    found = use.energy_delta(report)
-    if arms is None or found is None or not said.inferences or len(aggregates.sources(found[0])) != 1:
+    uses, each = use.usage(report).inferences, use.saved(report)
+    grams = None if each is None or not uses else use.carbon(report, use.scaled(each, uses, "J"))
+    if each is None or grams is None or not uses:
         return []
-    delta = found[0]
-    saved = (delta.baseline.value - delta.candidate.value) * said.inferences
-    grams = use.carbon(report, Quantity(saved, "J", None))
-    if grams is None:
-        return []
-    source = delta.candidate.provenance
-    more = "less" if saved > 0 else "more"
+    joules = use.scaled(each, uses, "J")
+    energy, carbon = (numbers.with_interval(q.value, q.unit, q.ci95) for q in (joules, grams))
     return [
         (
-            f"Over {numbers.count(said.inferences)} uses",
-            f"{numbers.quantity(abs(saved), 'J')} {more} ({source}), {numbers.quantity(abs(grams.value), use.CARBON)}: "
-            f"about {_about(footprint.phone_charges(abs(saved)))} phone charges, or "
-            f"{_about(footprint.car_km(abs(grams.value)))} km by car (US EPA); compressing not counted",
+            f"Saved over {numbers.count(uses)} uses",
+            f"{energy} ({each.provenance}), {carbon}: about {_about(footprint.phone_charges(joules.value))} phone "
+            f"charges, or {_about(footprint.car_km(grams.value))} km by car (US EPA); compressing not counted",
         )
     ]
 
 
 def _about(value: float) -> str:
     """Two significant digits: an everyday equivalent carries no more."""
-    if value < 0.01:
-        return f"{value:.1g}"
-    if value < 10:
-        return f"{value:.2g}"
-    return numbers.count(float(f"{value:.2g}"))
+    sign, size = "−" if value < 0 else "", abs(value)
+    if size < 10:
+        return f"{sign}{size:.{1 if size < 0.01 else 2}g}"
+    return sign + numbers.count(float(f"{size:.2g}"))
 
 
 def _data_efficiency(report: Report) -> Table:

@@ -28,7 +28,7 @@ def moved_section(report: Report) -> Section | None:
         Column("examples", found.counted.capitalize(), numeric=True),
         Column("before", "Right before", numeric=True),
         Column("after", "Right after", numeric=True),
-        Column("change", "Change", "points", numeric=True),
+        Column("change", "Change", "points, 95 % interval", numeric=True),
     )
     order = sorted(found.classes, key=lambda one: -abs(one.right_after - one.right_before))
     rows = tuple(_row(one) for one in order)
@@ -36,9 +36,9 @@ def moved_section(report: Report) -> Section | None:
     total = sum(one.examples for one in found.classes)
     text = [
         f"{numbers.count(changed)} of {numbers.count(total)} {found.counted} got another answer from "
-        f"{named(found.candidate)} than from {named(found.baseline)}: {numbers.count(found.broken)} that "
-        f"were right are wrong now, {numbers.count(found.mended)} that were wrong are right now, "
-        f"{numbers.count(found.moved)} are wrong in another way.",
+        f"{named(found.candidate)} than from {named(found.baseline)}: {numbers.count(found.broken)} went from right to "
+        f"wrong, {numbers.count(found.mended)} from wrong to right, {numbers.count(found.moved)} from one wrong answer "
+        "to another.",
     ]
     if not changed:
         text = [f"No answer changed on {numbers.count(total)} {found.counted}."]
@@ -59,13 +59,14 @@ def _row(one: ClassMoved) -> tuple[Cell, ...]:
     before, after = one.right_before / one.examples, one.right_after / one.examples
     change = one.right_after - one.right_before
     tone: Tone = "plain" if not change else "good" if change > 0 else "bad"
-    sign = "+" if change > 0 else "−" if change < 0 else ""
+    low, high = _loss_interval(one)
+    ends = f"[{_points(-high, one.examples)}, {_points(-low, one.examples)}]"
     return (
         Cell(clean(one.name, _NAME)),
         Cell(numbers.count(one.examples)),
         Cell(_share(before, one.examples), note=f"{one.right_before}"),
         Cell(_share(after, one.examples), note=f"{one.right_after}"),
-        Cell(f"{sign}{_points(abs(change) / one.examples, one.examples)}", tone),
+        Cell(_points(change / one.examples, one.examples), tone, ends),
     )
 
 
@@ -75,7 +76,9 @@ def _share(value: float, examples: int) -> str:
 
 
 def _points(value: float, examples: int) -> str:
-    return f"{100 * value:.{1 if examples >= 100 else 0}f}"
+    """Points with their sign; a zero has none."""
+    text = f"{100 * value:+.{1 if examples >= 100 else 0}f}"
+    return text[1:] if not float(text) else text.replace("-", "−")
 
 
 def _examples(found: Confusion) -> tuple[Example, ...]:
@@ -88,7 +91,7 @@ def _examples(found: Confusion) -> tuple[Example, ...]:
         shown.append(
             Example(
                 f"{place} {flip.index}: {what}",
-                f"{names[0]}: {names[1]} → {names[2]}",
+                f"{names[1]} → {names[2]}, right is {names[0]}",
                 tone,  # type: ignore[arg-type]
                 flip.picture,
                 clean(flip.text, 160),

@@ -139,6 +139,11 @@ def change(value: float, interval: Interval | None = None) -> str:
     return f"{shown} % {word} {_range(low, high)}"
 
 
+def joined(change_shown: str, other: str) -> str:
+    """What follows a :func:`change`: ``than ONNX fp32``, or ``as ONNX fp32`` behind ``2.1× as much`` and the like."""
+    return f"{'as' if ' as much' in change_shown or change_shown == 'the same' else 'than'} {other}"
+
+
 def speed(value: float, interval: Interval | None = None) -> str:
     """What a ratio of times says: ``2.8× faster [2.6, 3.0]``, ``1.2× slower [1.1, 1.3]``; :func:`change` around 1.
 
@@ -163,7 +168,9 @@ def percent(fraction: float, digits: int = 2) -> str:
 
 
 def loss(value: float, unit: str, interval: Interval | None = None) -> str:
-    """How much of a score was lost: ``0.2 points lost [−0.1, 0.5]``; a fraction is shown in points of 0.01.
+    """How much of a score was lost: ``0.2 points lost [−0.1, 0.5]``, ``58 target² worse``.
+
+    A fraction is shown in points of 0.01. What is no share of right answers is not lost, it gets worse.
 
     Args:
         value: Baseline minus candidate, positive where the candidate is worse.
@@ -171,7 +178,7 @@ def loss(value: float, unit: str, interval: Interval | None = None) -> str:
         interval: 95 % interval of ``value``; both ends count as loss.
 
     Returns:
-        The size of the change and ``lost`` or ``gained``; with an interval the loss keeps its sign.
+        The size of the change and in which direction; with an interval the loss keeps its sign.
     """
     scale = 100.0 if unit == "fraction" else 1.0
     shown = value * scale
@@ -180,12 +187,13 @@ def loss(value: float, unit: str, interval: Interval | None = None) -> str:
     decimals = min(decimals, 2) if unit == "fraction" else decimals
     size = _fixed(abs(shown) if inside is None else shown, decimals)
     label = unit if unit != "fraction" else "point" if size in ("1", "−1") else "points"
+    down, up = ("lost", "gained") if unit == "fraction" else ("worse", "better")
     if inside is not None:
         low, high = (_fixed(x, decimals) for x in inside)
-        return " ".join(f"{size} {label} lost {_range(low, high)}".split())
+        return " ".join(f"{size} {label} {down} {_range(low, high)}".split())
     if shown == 0:
         return "no change"
-    return " ".join(f"{size} {label} {'lost' if shown > 0 else 'gained'}".split())
+    return " ".join(f"{size} {label} {down if shown > 0 else up}".split())
 
 
 def margin(value: float, unit: str) -> str:

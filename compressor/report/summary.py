@@ -5,9 +5,7 @@ from __future__ import annotations
 from compressor.report import aggregates, comparing, numbers, use
 from compressor.report.model import Cell, Chip, KeyFigure, Tone
 from compressor.report.text import clean, named
-from compressor.results import Comparison, Delta, Report
-
-_KEY_FIGURES = 4
+from compressor.results import Comparison, Delta, Report, ScoreDelta
 
 
 def _main(report: Report) -> Comparison | None:
@@ -63,8 +61,8 @@ def _score_chip(report: Report) -> Chip:
         return Chip("Score", "none: no task was given", "open")
     cell = comparing.score_verdict(score)
     how = {"retained": "within", "lost": "more than", "not established": "to be within"}[score.verdict]
-    margin = numbers.margin(score.max_loss, score.unit)
-    return Chip(comparing.score_label(report), f"{cell.text} {how} {margin}", cell.tone)
+    how = f"worse by {how}" if cell.text == "lost" and score.unit != "fraction" else f"{cell.text} {how}"
+    return Chip(comparing.score_label(report), f"{how} {numbers.margin(score.max_loss, score.unit)}", cell.tone)
 
 
 def _control_chip(report: Report) -> Chip:
@@ -123,27 +121,27 @@ def key_figures(report: Report) -> tuple[KeyFigure, ...]:
         return ()
     energy, time, measured = _costs(report, comparison)
     # What was measured stands before what was estimated.
-    wanted = [energy, time] if measured else [time, energy]
-    wanted += [d for d in comparison.deltas if aggregates.is_exact(d)]
-    figures = [_delta_figure(report, comparison, delta) for delta in wanted if delta is not None]
-    score = comparison.score
-    if score is not None:
-        value, interval = numbers.apart(comparing.lost(score))
-        before, after = (numbers.quantity(x, score.unit) for x in (score.baseline, score.candidate))
-        cell = comparing.score_verdict(score)
-        figures.insert(
-            min(2, len(figures)),
-            KeyFigure(
-                comparing.score_label(report),
-                value,
-                interval or "no interval",
-                f"margin {numbers.margin(score.max_loss, score.unit)}",
-                f"{before} → {after}",
-                cell.text,
-                cell.tone,
-            ),
-        )
-    return tuple(figures[:_KEY_FIGURES])
+    costs = [energy, time] if measured else [time, energy]
+    figures = [_delta_figure(report, comparison, delta) for delta in costs if delta is not None]
+    if comparison.score is not None:
+        figures.append(_score_figure(report, comparison.score))
+    sizes = [delta for delta in comparison.deltas if aggregates.is_exact(delta)]
+    return (*figures, *(_delta_figure(report, comparison, delta) for delta in sizes))
+
+
+def _score_figure(report: Report, score: ScoreDelta) -> KeyFigure:
+    value, interval = numbers.apart(comparing.lost(score))
+    before, after = (numbers.quantity(x, score.unit) for x in (score.baseline, score.candidate))
+    cell = comparing.score_verdict(score)
+    return KeyFigure(
+        comparing.score_label(report),
+        value,
+        interval or "no interval",
+        f"margin {numbers.margin(score.max_loss, score.unit)}",
+        f"{before} → {after}",
+        cell.text,
+        cell.tone,
+    )
 
 
 def _delta_figure(report: Report, comparison: Comparison, delta: Delta) -> KeyFigure:

@@ -124,7 +124,7 @@ def _arms(console: Console, table: ViewTable, score: str) -> None:
         column = table.columns[i]
         label = _HEADS.get(column.key, score)
         if column.key == "energy":
-            label = f"{label}\n{column.note.split(' (')[0]}"
+            label = f"{label}\n{column.note.split(', ')[0]}"
         elif column.key == "cpu":
             label = f"{label}\nper inference"
         heads.append((label, column.numeric))

@@ -8,7 +8,7 @@ from compressor import footprint
 from compressor.carbon import SOURCE, grid
 from compressor.report import aggregates
 from compressor.results import Delta, Measurement, MeterInfo, Quantity, Report, Usage
-from compressor.stats import geometric_mean
+from compressor.stats import difference_interval, geometric_mean
 
 CARBON = "g CO₂e"
 
@@ -140,6 +140,23 @@ def busy_cores(measurement: Measurement) -> Quantity | None:
 def energy_delta(report: Report) -> tuple[Delta, MeterInfo] | None:
     """The main comparison's delta of the meter shown first."""
     return aggregates.energy_delta(report, report.comparisons[0]) if report.comparisons else None
+
+
+def saved(report: Report) -> Quantity | None:
+    """Joules per inference that the main comparison saves; ``None`` unless both arms' are of one kind.
+
+    The mean difference of the paired blocks with its interval, which is also what the break-even is reckoned from.
+    """
+    found, arms = energy_delta(report), pair(report)
+    if found is None or arms is None or len(aggregates.sources(found[0])) != 1:
+        return None
+    of = aggregates.joules_of(found[1])
+    before, after = ({t.block: j / t.inferences for t in m.trials if (j := of(t)) is not None} for m in arms)
+    blocks = sorted(before.keys() & after.keys())
+    if not blocks:
+        return None
+    value, ends = difference_interval([before[b] for b in blocks], [after[b] for b in blocks])
+    return Quantity(value, "J", ends, found[0].candidate.provenance)
 
 
 def label(report: Report) -> tuple[str, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from compressor.compare import total_domains
-from compressor.report import aggregates, background, comparing, numbers, summary
+from compressor.report import aggregates, background, comparing, numbers, summary, use
 from compressor.report.aggregates import Amount
+from compressor.report.cheapest import on_gpu
 from compressor.report.headline import headline
 from compressor.report.layers import sensitivity_section
 from compressor.report.lifecycle import lifecycle_section
@@ -13,7 +14,7 @@ from compressor.report.model import Cell, Column, Detail, Section, Table, View
 from compressor.report.moved import moved_section
 from compressor.report.text import clean, moment, named, work
 from compressor.report.waterfall import waterfall_section
-from compressor.results import Measurement, MeterInfo, Report
+from compressor.results import Measurement, MeterInfo, Quantity, Report
 
 _NAME = 60
 
@@ -50,7 +51,7 @@ def arms_table(report: Report) -> Table:
     """All arms side by side, one energy domain; the others are in :func:`energy_section`."""
     first = aggregates.primary_meter(report)
     sources = sorted({m.provenance for m in aggregates.read_meters(report) if first and m.name == first.name})
-    energy_note = f"{' and '.join(sources)} ({clean(first.name, 40)})" if first else "no meter was read"
+    energy_note = f"{' and '.join(sources)}, {clean(first.name, 40)}" if first else "no meter was read"
     batch = report.measurements[0].plan.batch if report.measurements else 1
     columns = (
         Column("arm", "Arm"),
@@ -71,9 +72,9 @@ def arms_table(report: Report) -> Table:
         wall = aggregates.wall_time(report, m)
         q = wall.quantity
         rate = (
-            Cell(wall.why, "open")
+            wall
             if q is None
-            else Cell(numbers.quantity(1 / q.value, "", q.ci95 and (1 / q.ci95[1], 1 / q.ci95[0])))
+            else Amount(Quantity(1 / q.value, "", q.ci95 and (1 / q.ci95[1], 1 / q.ci95[0])), wall.why)
         )
         latency = m.latency
         calls = [
@@ -89,7 +90,7 @@ def arms_table(report: Report) -> Table:
                 _energy(report, m, first),
                 _amount(aggregates.cpu_time(report, m)),
                 _amount(wall),
-                rate,
+                _amount(rate),
                 *calls,
                 Cell("not read", "open") if memory is None else Cell(numbers.quantity(memory, "B")),
                 Cell(numbers.quantity(m.artifact.size_bytes, "B")),
@@ -133,7 +134,9 @@ def energy_section(report: Report) -> Section:
                         Cell(meter.provenance, "estimated" if meter.provenance == "estimated" else "measured"),
                         _amount(gross),
                         _amount(aggregates.energy(report, m, meter, domain, above_idle=True)),
-                        _amount(aggregates.power(m, meter, domain)),
+                        Cell("assumed, not read", "open")
+                        if meter.provenance == "estimated"
+                        else _amount(aggregates.power(m, meter, domain)),
                     )
                 )
     if not rows:
@@ -196,10 +199,15 @@ def view(report: Report) -> View:
     """
     model, task = report.model, report.task
     data = "synthetic inputs" if task.synthetic else clean(task.name, 60)
-    machine = clean(report.measurements[0].environment.cpu, 60) if report.measurements else "no machine"
+    result = use.pair(report)
+    ran = result[1] if result else next(iter(report.measurements), None)
+    machine = "no machine"
+    if ran is not None:
+        gpus = ", ".join(dict.fromkeys(ran.environment.gpus)) or ran.runtime.device
+        machine = gpus if on_gpu(ran) else ran.environment.cpu
     return View(
         title=f"{clean(model.name, 80)} · {clean(' + '.join(report.methods), 60) or 'no method'}",
-        subtitle=f"{data} · {machine} · {moment(report.created_utc)}",
+        subtitle=f"{data} · {clean(machine, 60)} · {moment(report.created_utc)}",
         headline=said(report),
         tone=summary.tone(report),
         chips=summary.chips(report),

@@ -93,7 +93,7 @@ def links(report: Report) -> tuple[str, tuple[Link, ...]]:
         methods = [step.method for step in m.artifact.steps if step.method != "export"]
         what = m.arm if m.role == "baseline" or not methods else methods[-1]
         ratio = None if before is None else _ratio(before, m, of)
-        found.append(Link(m, kind, clean(what, _NAME), quantity(m), ratio))
+        found.append(Link(m, kind, named(what), quantity(m), ratio))
         if m is result:
             reached = False
         before = m
@@ -212,7 +212,7 @@ def waterfall_figure(report: Report) -> Figure | None:
                 axes.plot([value, value], [i + 0.275, i + 0.725], color=FAINT, lw=0.8)
             text = numbers.quantity(q.value, q.unit, q.ci95)
             if link.ratio is not None:
-                text += f"  ({numbers.apart(numbers.change(link.ratio.value, link.ratio.ci95))[0]})"
+                text += f"\n{numbers.apart(numbers.change(link.ratio.value, link.ratio.ci95))[0]}"
             axes.annotate(plain(text), (right, i), xytext=(6, 0), textcoords="offset points", va="center")
             last = value
         axes.set_yticks(range(len(drawn)), [plain(shorten(link.label, 24)) for link, _ in drawn])
@@ -220,7 +220,7 @@ def waterfall_figure(report: Report) -> Figure | None:
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlim(0, top * 1.45)
+        axes.set_xlim(0, top * 1.4)
         axes.set_xlabel(plain(f"{label}, {unit}"))
 
     svg = draw("waterfall", title, listed, 0.9 + 0.42 * max(len(drawn), 2), paint)

@@ -6,6 +6,8 @@ call returns when its outputs have been copied back: nothing is left in the GPU'
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +55,10 @@ _TYPES = {
 }
 
 
-Providers = Sequence[str | tuple[str, Mapping[str, int]]]
+Providers = Sequence[str | tuple[str, Mapping[str, int | str]]]
+CACHE_VARIABLE = "COMPRESSOR_TENSORRT_CACHE"
+"""Names the folder of TensorRT's engines, which the workers of one benchmark share."""
+
 CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER = (f"{kind}ExecutionProvider" for kind in ("CPU", "CUDA", "Tensorrt"))
 
 
@@ -86,7 +91,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, path: Path, threads: int, device: str, tensorrt: bool) -> None:
         self._path = path
-        self._providers = _providers(device, tensorrt)
+        self._providers = _providers(path, device, tensorrt)
         self._session = _load(path, _options(threads), self._providers)
         self._names = [value.name for value in self._session.get_outputs()]
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
@@ -99,6 +104,8 @@ class OnnxRuntimeSession:
             "providers": ",".join(self._session.get_providers()),
         }
         index = cuda_index(device)
+        if index is not None:
+            options["use_tf32"] = "TensorRT's own choice" if tensorrt else "0"
         name = "onnxruntime-tensorrt" if tensorrt else "onnxruntime"
         self.info = RuntimeInfo(name, ort.__version__, "cpu" if index is None else f"cuda:{index}", options)
 
@@ -157,16 +164,33 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _providers(device: str, tensorrt: bool) -> Providers:
+def _providers(path: Path, device: str, tensorrt: bool) -> Providers:
     """Which providers may run a node, the preferred one first; the CPU takes what the GPU's cannot."""
     index = cuda_index(device)
     if index is None:
         return [CPU_PROVIDER]
-    on_gpu = [TENSORRT_PROVIDER, CUDA_PROVIDER] if tensorrt else [CUDA_PROVIDER]
-    return [*((name, {"device_id": index}) for name in on_gpu), CPU_PROVIDER]
+    # Left alone it multiplies float32 in TF32, which PyTorch does not: a precision would be compared for a runtime.
+    cuda = (CUDA_PROVIDER, {"device_id": index, "use_tf32": 0})
+    if not tensorrt:
+        return [cuda, CPU_PROVIDER]
+    return [(TENSORRT_PROVIDER, {"device_id": index, **_engine_cache(path)}), cuda, CPU_PROVIDER]
 
 
-def _name(provider: str | tuple[str, Mapping[str, int]]) -> str:
+def _engine_cache(path: Path) -> dict[str, int | str]:
+    """Where TensorRT keeps the engine that it builds of a file, which takes minutes; nowhere if nobody says where.
+
+    ONNX Runtime tells engines apart by the graph and the file's name, not by the weights: each file gets a folder.
+    """
+    if CACHE_VARIABLE not in os.environ:
+        return {}
+    about = path.stat()
+    identity = f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
+    folder = Path(os.environ[CACHE_VARIABLE]) / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(folder)}
+
+
+def _name(provider: str | tuple[str, Mapping[str, int | str]]) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 

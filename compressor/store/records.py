@@ -166,6 +166,8 @@ def _read(path: Path) -> str:
         return path.read_bytes().decode()
     except FileNotFoundError:
         raise OutputError("no such report", where=path) from None
+    except IsADirectoryError:
+        raise OutputError("is a folder", where=path, mend="name the report.json in it") from None
     except OSError as error:
         raise OutputError(f"cannot be read: {error.strerror}", where=path) from None
     except UnicodeDecodeError:

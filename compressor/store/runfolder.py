@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class RunFolder:
         resumed: Stages found finished.
     """
 
-    def __init__(self, final: Path, path: Path, fingerprint: str, marks: dict[str, Any]) -> None:
+    def __init__(self, final: Path, path: Path, fingerprint: Callable[[str], str], marks: dict[str, Any]) -> None:
         self.final, self.path = final, path
         self._fingerprint, self._marks = fingerprint, marks
         self.resumed = tuple(marks)
@@ -72,9 +72,8 @@ class RunFolder:
         for later in stages[stages.index(stage) :] if stage in stages else ():
             del self._marks[later]
         self._marks[stage] = record
-        write_beside(
-            self.path / _MARKS, json.dumps({"fingerprint": self._fingerprint, "stages": self._marks}, indent=1)
-        )
+        marks = {name: {"fingerprint": self._fingerprint(name), "record": made} for name, made in self._marks.items()}
+        write_beside(self.path / _MARKS, json.dumps({"stages": marks}, indent=1))
 
     def forget(self) -> None:
         """Let nothing stay of what is finished: a run with mended input would not take it up."""
@@ -112,13 +111,18 @@ class RunFolder:
 
 @contextmanager
 def open_run(
-    final: Path, settings: Mapping[str, object], *, overwrite: bool = False, proof: str = "report.json"
+    final: Path,
+    settings: Mapping[str, object] | Callable[[str], Mapping[str, object]],
+    *,
+    overwrite: bool = False,
+    proof: str = "report.json",
 ) -> Iterator[RunFolder]:
-    """Open a run's folder, taking up an unfinished run of the same settings where it stopped.
+    """Open a run's folder, taking up an unfinished run where it stopped.
 
     Args:
         final: The folder of the finished run.
-        settings: All that decides the outcome; a run is only resumed with the same.
+        settings: All that decides the outcome, or of every stage all that decides its outcome; a run is only resumed
+            if what it finished would be made with the same.
         overwrite: Start over, and replace a finished run.
         proof: The file by which a finished run is known; a folder without it is never replaced.
 
@@ -133,7 +137,11 @@ def open_run(
     if final.name in ("", ".."):
         raise OutputError("is no name for a new folder", where=final, mend="name another folder with --out")
     partial = final.with_name(f"{final.name}.partial")
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+    def fingerprint(stage: str) -> str:
+        deciding = settings(stage) if callable(settings) else settings
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()
+
     with ExitStack() as stack:
         try:
             _check_final(final, overwrite, proof)
@@ -208,7 +216,7 @@ def require_place(path: Path) -> None:
         raise OutputError("its folder may not be written", where=path, mend="name another place")
 
 
-def _found_marks(partial: Path, fingerprint: str, overwrite: bool) -> dict[str, Any]:
+def _found_marks(partial: Path, fingerprint: Callable[[str], str], overwrite: bool) -> dict[str, Any]:
     """Marks of an unfinished run that may be taken up; empties the folder if it may not."""
     found: dict[str, Any] = {}
     try:
@@ -220,10 +228,11 @@ def _found_marks(partial: Path, fingerprint: str, overwrite: bool) -> dict[str, 
             mend = "add --overwrite to start over"
             raise OutputError("holds an unfinished run whose marks cannot be read", where=partial, mend=mend) from error
     if found and not overwrite:
-        if found.get("fingerprint") != fingerprint:
+        marks = found["stages"]
+        if any(mark.get("fingerprint") != fingerprint(stage) for stage, mark in marks.items()):
             mend = "repeat the same command to resume it, or add --overwrite to start over"
             raise OutputError("holds an unfinished run of another model, data or settings", where=partial, mend=mend)
-        return dict(found["stages"])
+        return {stage: mark["record"] for stage, mark in marks.items()}
     for entry in partial.iterdir():
         if entry.name != _LOCK:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

@@ -91,7 +91,9 @@ def open_task(
     if target is not None and not data.lower().endswith(".csv") and not records:
         raise DataError("a target column can be named for a CSV file only", where=data)
     scoring = scoring_for(reading, inputs)
-    needs = Needs(metric, inputs, outputs, seed, calibration_limit, test_limit, scoring)
+    # What is scored instead of the output itself has another shape.
+    scored = outputs if scoring is None else None
+    needs = Needs(metric, inputs, scored, seed, calibration_limit, test_limit, scoring)
     if data in _BUILT_IN:
         return prepare(_BUILT_IN[data](inputs), needs, data)
     path = Path(data)

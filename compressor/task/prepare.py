@@ -89,6 +89,8 @@ def prepare(parts: Parts, needs: Needs, where: str) -> ArrayTask:
         DataError: The data do not fit the model or the metric, or too few examples are left.
     """
     notes = list(parts.notes)
+    if needs.outputs is not None and len(needs.outputs) > 1:
+        notes.append(f"the first of the model's {len(needs.outputs)} outputs is scored")
     for part, some in parts.examples.items():
         _check_part(part, some, needs.inputs, where)
     _check_same_dtypes(parts.examples, needs.inputs, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from compressor.benchmark import runner
-from compressor.benchmark.process import ArmFile
+from compressor.benchmark.process import ArmFile, config_of
 from compressor.benchmark.runner import Arm
 from compressor.benchmark.worker import Worker
+from compressor.environment import describe_environment
 from compressor.model.base import Arrays
 from compressor.results import Artifact, Plan
 
@@ -37,7 +39,8 @@ def arms(chain: Path) -> list[Arm]:
 
 @pytest.fixture(autouse=True)
 def _busy_machine_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests share their machine; the discarding itself is tested with its own limit."""
+    """Tests share their machine; the discarding itself is tested with its own limit. What others do is not watched."""
+    monkeypatch.setattr(runner, "describe_environment", partial(describe_environment, 0.0))
     monkeypatch.setattr(runner, "FOREIGN_LOAD_LIMIT", 2.0)
 
 
@@ -47,14 +50,7 @@ class InProcess:
     pid = os.getpid()
 
     def __init__(self, file: ArmFile, plan: Plan) -> None:
-        self._config = {
-            "path": str(file.path),
-            "runtime": file.runtime,
-            "inputs": str(file.inputs),
-            "device": file.device,
-            "batch": plan.batch,
-            "threads": plan.threads,
-        }
+        self._config = config_of(file, plan)
 
     def wait_until_loaded(self) -> None:
         self._worker = Worker(self._config)
@@ -64,6 +60,8 @@ class InProcess:
         return getattr(self._worker, do)(**arguments)
 
     def require_alive(self) -> None: ...
+
+    def kill(self) -> None: ...
 
     def close(self) -> None: ...
 

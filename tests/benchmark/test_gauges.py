@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from compressor.benchmark import gauges
-from compressor.benchmark.gauges import Clock, Gauges
-from compressor.results import MeterInfo
+from compressor.benchmark.gauges import Clock, Gauges, load_beside
+from compressor.results import MeterInfo, Trial
 
 WORKER: Any = SimpleNamespace(pid=os.getpid())
 
@@ -76,3 +76,29 @@ def test_the_clock_never_runs_past_what_was_expected() -> None:
     clock.now("done")
     assert told == [(0.0, 10.0, "begun"), (4.0, 10.0, "half"), (10.0, 10.0, "done")]
     Clock(1.0, None).now("nobody listens")
+
+
+def test_load_of_others_that_a_meter_counted_too_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+
+    def arm(info: MeterInfo, *trials: Trial) -> Any:
+        return SimpleNamespace(meters=(info,), trials=trials)
+
+    process, package = Meter("own", "process", 0.0).info, Meter("rapl", "package", 0.001).info
+    busy = [Trial(0, 1, 2.0, 1.0, {}, 0.05, None), Trial(1, 1, 2.0, 3.0, {}, 0.1, None)]
+    assert load_beside([arm(process, busy[0]), arm(package, busy[1])]) == [
+        "Other processes kept 4.8 cores busy beside the 1 of the arms: rapl counted theirs too, which draws the ratios "
+        "of energy toward those of time."
+    ]
+    assert load_beside([arm(process, *busy)]) == []
+    assert load_beside([arm(package)]) == []
+    assert load_beside([arm(package, Trial(0, 1, 2.0, 2.0, {}, 0.25 / 64, None))]) == []
+    assert len(load_beside([arm(package, Trial(0, 1, 2.0, 1.9, {}, 0.25 / 64, None))])) == 1
+
+
+def test_a_sampler_that_was_late_is_told(opened: list[Meter]) -> None:
+    several = Gauges(["slow", "quick"], 5.0)
+    with ExitStack() as stack:
+        slow, quick = several.of(WORKER, stack)
+    slow.largest_gap_s, quick.largest_gap_s = 0.2, 0.0021  # type: ignore[attr-defined]
+    assert several.gap_notes() == ["quick: 0.0021 s passed between two power samples"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +59,18 @@ def test_numbers_out_of_range(option: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         make_plan(**{option: 0})
     assert str(caught.value) == message
+
+
+def test_presets_are_those_that_the_documentation_tells() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "measurement.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `?(?:--)?(\w+)`? \| (\d+) \| ([\d.]+) s \| (\d+) min \|$", text, re.MULTILINE)
+    told = {name: (int(blocks), float(window), int(minutes)) for name, blocks, window, minutes in rows}
+    # Three arms and the control.
+    assert told == {
+        name: (plan.blocks, plan.window_s, round(expected_s(plan, arms=4) / 60)) for name, plan in PRESETS.items()
+    }
+    assert {plan.preset: (plan.idle_s, plan.warmup_limit_s) for plan in PRESETS.values()} == {
+        "quick": (1.0, 4.0),
+        "default": (2.0, 6.0),
+        "certify": (10.0, 60.0),
+    }

@@ -54,28 +54,19 @@ def test_nothing_is_pinned_where_the_system_does_not(monkeypatch: pytest.MonkeyP
 def test_threads_are_fixed_before_the_worker_starts(mock: Any, arm: ArmFile) -> None:
     mock(
         "import json, os; told = json.loads(input())\n"
-        "names = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'TORCHINDUCTOR_CACHE_DIR')\n"
+        "names = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'TORCHINDUCTOR_CACHE_DIR', 'COMPRESSOR_TENSORRT_CACHE')\n"
         "print(json.dumps([told, *(os.environ[name] for name in names)])); input()"
     )
     worker = WorkerProcess(arm, replace(PLAN, threads=3, batch=2))
     try:
-        told, *environment, cache = worker._receive()
+        told, *environment, cache, engines = worker._receive()
     finally:
         worker.close()
     assert environment == ["3", "3"]
     assert Path(cache) == arm.inputs.parent / "inductor"
+    assert Path(engines) == arm.inputs.parent / "tensorrt"
     assert (told["path"], told["batch"], told["threads"], told["runtime"]) == (str(arm.path), 2, 3, None)
     assert told["cores"] == cores_for(3)
-
-
-def test_answer_to_a_question_that_was_given_up_is_not_taken_for_the_next(mock: Any, arm: ArmFile) -> None:
-    mock("import sys\nfor line in sys.stdin: print(line, end='', flush=True)")
-    worker = WorkerProcess(arm, PLAN)
-    try:
-        worker._send({"do": "given up"})  # as after Ctrl-C while the answer was waited for
-        assert worker.ask("run", calls=2) == {"do": "run", "calls": 2}
-    finally:
-        worker.close()
 
 
 @pytest.mark.parametrize(
@@ -130,12 +121,23 @@ def test_worker_that_hangs_is_ended_and_named(arm: ArmFile, monkeypatch: pytest.
         worker.close()
 
 
+def test_worker_that_hangs_on_its_way_out_is_ended(mock: Any, arm: ArmFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "END_S", 0.1)
+    mock("import os, time; input(); os.close(1); time.sleep(60)")
+    worker = WorkerProcess(arm, PLAN)
+    try:
+        with pytest.raises(MeasurementError, match=r"^A: the worker gave no answer within 0\.1 s and was ended$"):
+            worker.wait_until_loaded()
+        assert gone(worker.pid)
+    finally:
+        worker.close()
+
+
 def test_long_window_is_given_its_time(mock: Any, arm: ArmFile, monkeypatch: pytest.MonkeyPatch) -> None:
     mock("import time; input(); time.sleep(0.5); print('{\"done\": 1}'); input()")
     monkeypatch.setattr(process, "PATIENCE_S", 0.1)
     worker = WorkerProcess(arm, PLAN)
     try:
-        worker._owed = 0  # the mock does not say that it has loaded
         assert worker.ask("run", 10.0, calls=1) == {"done": 1}
     finally:
         worker.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import signal
@@ -11,18 +10,19 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
 from compressor.benchmark import gauges, runner
 from compressor.benchmark.runner import Arm, run_benchmark
+from compressor.environment import Others
 from compressor.errors import MeasurementError, MeterError
 from compressor.model.base import Arrays
-from compressor.results import Artifact, MeterInfo, Plan, Reading
+from compressor.results import Artifact, MeterInfo, Plan, Reading, RuntimeInfo
 
 ARTIFACT = Artifact("chain.onnx", "onnx", "00", 1, (), (), 20, 1, ())
 
@@ -54,6 +54,9 @@ def test_every_arm_finishes_every_block(arms: list[Arm], inputs: Arrays, plan: P
         assert one.latency.calls * plan.batch == sum(trial.inferences for trial in one.trials)
         assert len(one.latency.percentiles_s) == 101
         assert one.latency.p50_s <= one.latency.p90_s <= one.latency.p99_s
+        # The mean call lies between the shortest and the longest, so both are in seconds.
+        mean_s = sum(trial.elapsed_s for trial in one.trials) / one.latency.calls
+        assert one.latency.percentiles_s[0] <= mean_s <= one.latency.percentiles_s[100]
         assert one.peak_memory_bytes is not None
         assert one.peak_memory_bytes > 10e6
         for trial in one.trials:
@@ -207,13 +210,46 @@ def test_meter_that_never_recovers_ends_the_run_without_trials(
 def test_foreign_load_discards_the_block(
     arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads = iter([0.0, 0.5])
-    monkeypatch.setattr(runner.LoadMonitor, "stop", lambda _: next(loads, 0.0))
+    # At the start of the run, in the idle window, then in the windows.
+    loads = iter([0.0, 0.0, 0.5])
+    monkeypatch.setattr(runner.LoadMonitor, "stop", lambda _: Others(next(loads, 0.0)))
     monkeypatch.setattr(runner, "FOREIGN_LOAD_LIMIT", 0.15)
-    result = run_benchmark(arms, inputs, plan, meters=["cpu-time"])
+    told: list[float] = []
+    result = run_benchmark(arms, inputs, plan, meters=["cpu-time"], on_progress=lambda done, _, __: told.append(done))
+    assert sum(after < before for before, after in pairwise(told)) == 1  # the block that is run again is not done
     (rejected,) = [r for one in result.measurements for r in one.rejected]
     assert rejected.cause == "other processes kept 50% of the cores busy"
     assert all(len(one.trials) == 3 for one in result.measurements)
+
+
+@in_process
+def test_a_trial_bears_the_larger_load_of_its_windows(
+    arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At the start of the run, in the idle window, then there and back: the first arm has the outer two.
+    loads = iter([0.0, 0.0, 0.04, 0.01, 0.02, 0.03])
+    monkeypatch.setattr(runner.LoadMonitor, "stop", lambda _: Others(next(loads, 0.0)))
+    result = run_benchmark(arms, inputs, plan, meters=["cpu-time"])
+    assert {one.trials[0].foreign_load for one in result.measurements} == {0.04, 0.02}
+
+
+@in_process
+def test_busy_idle_window_tells_no_idle_power(
+    arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "FOREIGN_LOAD_LIMIT", 0.15)
+    # At the start of the run; then the idle window and two arms there and back, in every block or in the first.
+    for loads, known in (
+        (itertools.chain([0.0], itertools.cycle([0.5, *[0.0] * 4])), False),
+        (itertools.chain([0.0, 0.5], itertools.repeat(0.0)), True),
+    ):
+        monkeypatch.setattr(runner.LoadMonitor, "stop", lambda _, loads=loads: Others(next(loads)))
+        result = run_benchmark(arms, inputs, plan, meters=["cpu-time"])
+        assert all(len(one.trials) == 3 and bool(one.idle_power_w) is known for one in result.measurements)
+        told = (
+            "No idle window was sound, so energy above idle is not known: other processes kept 50% of the cores busy."
+        )
+        assert (told in result.warnings) is not known
 
 
 @in_process
@@ -221,14 +257,20 @@ def test_windows_last_a_hundred_periods_of_the_slowest_counter(
     arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, ScriptedMeter(itertools.repeat(1.0), period_s=0.0004))
-    asked: list[float] = []
+    asked: list[tuple[float, float]] = []
     real = runner._RunningArm.warm_up
-    monkeypatch.setattr(
-        runner._RunningArm, "warm_up", lambda self, limit, window: (asked.append(window), real(self, limit, window))[1]
-    )
+
+    def warm_up(self: Any, limit_s: float, window_s: float) -> None:
+        asked.append((limit_s, window_s))
+        real(self, 0.0, window_s)
+
+    monkeypatch.setattr(runner._RunningArm, "warm_up", warm_up)
     told: list[float] = []
+    plan = replace(plan, warmup_limit_s=8.0)
     result = run_benchmark(arms, inputs, plan, meters=["mock"], on_progress=lambda _, total, __: told.append(total))
-    assert asked == [pytest.approx(0.04)] * 6
+    # Later blocks find what the first has made, and are given half its time.
+    assert asked == [(8.0, pytest.approx(0.04))] * 2 + [(4.0, pytest.approx(0.04))] * 4
+    assert "A was not steady when its warm-up ended, in one block at least." in result.warnings
     # The record and the warning say so, and the time left is that of the longer windows.
     assert {m.plan.window_s for m in result.measurements} == {0.04}
     assert result.warnings[0] == (
@@ -413,6 +455,27 @@ def test_interrupt_while_a_worker_runs_does_not_confuse_its_answers(
     assert workers() == []
 
 
+def test_interrupt_while_workers_load_waits_for_none_of_them(
+    arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one stands in for a large model: it hangs where it would load, and nothing but a signal ends it."""
+    real, started = runner.WorkerProcess, []
+
+    class Loading(real):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            started.append(self)
+
+        def wait_until_loaded(self) -> None:
+            os.kill(started[-1].pid, signal.SIGSTOP)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "WorkerProcess", Loading)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(arms, inputs, plan, meters=["cpu-time"])
+    assert [worker._process.returncode for worker in started] == [-signal.SIGKILL] * 2
+
+
 def test_worker_that_dies_is_named_with_its_signal(
     arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,12 +496,17 @@ def test_worker_that_dies_is_named_with_its_signal(
 def test_worker_that_dies_in_a_later_block_leaves_the_finished_ones(
     arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a lost GPU takes a worker with it; the estimate, which reads its CPU time, is not what is blamed."""
+    """As a lost GPU takes a worker with it; the meter, which cannot be read either, is not what is blamed."""
     real, count = runner._RunningArm.window, itertools.count()
+
+    def unreadable() -> None:
+        raise MeterError("gone", where="mock")
 
     def window(self: Any, *arguments: Any) -> Any:
         if next(count) == 6:
             os.kill(self.worker.pid, signal.SIGSEGV)
+            os.waitid(os.P_PID, self.worker.pid, os.WEXITED | os.WNOWAIT)
+            self.read = unreadable
         return real(self, *arguments)
 
     monkeypatch.setattr(runner._RunningArm, "window", window)
@@ -476,10 +544,34 @@ def test_warm_up_ends_when_two_windows_agree_and_tells_the_calls_per_window(
     one.warm_up(limit_s=60.0, window_s=1.0)
     assert one.worker.asked == [1, 250, 209, 250, "forget"]
     assert (one.calls, one.steady) == (991, True)
+    # Nor does it count as one where the first window agrees with it.
+    one.worker = Scripted(1e-3, 1e-3, 1e-3)
+    one.warm_up(limit_s=60.0, window_s=1.0)
+    assert one.worker.asked == [1, 250, 250, "forget"]
     one.worker = Scripted(0.5, 0.5)
     one.warm_up(limit_s=60.0, window_s=1.0)
     assert one.worker.asked == [1, 1, "forget"]
     assert (one.calls, one.steady) == (2, True)
+
+
+def test_what_is_made_of_the_blocks(arms: list[Arm], plan: Plan, tmp_path: Path) -> None:
+    one = runner._RunningArm(arms[0], plan, tmp_path)
+    one.runtime, one.meters = RuntimeInfo("mock", "1", "cpu", {}), ()
+    one.load_s, one.peaks, one.idle_w = [3.0, 1.0, 2.0], [5, 9, 7], {"mock/all": [1.0, 3.0, 5.0]}
+    found = one.measurement(runner.describe_environment())
+    # Of the loads the first, in which torch.compile compiles; of the memory the most; of the idle power the mean.
+    assert (found.load_s, found.peak_memory_bytes, found.idle_power_w) == (3.0, 9, {"mock/all": 3.0})
+    assert found.latency is None
+
+
+@in_process
+def test_idle_windows_are_before_between_and_after(arms: list[Arm], inputs: Arrays, plan: Plan) -> None:
+    told: list[str] = []
+    run_benchmark(
+        arms, inputs, replace(plan, blocks=5), meters=["cpu-time"], on_progress=lambda _, __, text: told.append(text)
+    )
+    blocks = [before.partition(":")[0] for before, text in pairwise(told) if text == "idle"]
+    assert blocks == ["block 1 of 5", "block 3 of 5", "block 5 of 5"]
 
 
 def test_an_arm_that_was_not_steady_once_is_said_to_be(arms: list[Arm], plan: Plan, tmp_path: Path) -> None:
@@ -490,23 +582,3 @@ def test_an_arm_that_was_not_steady_once_is_said_to_be(arms: list[Arm], plan: Pl
     one.worker = Scripted(0.5, 0.5)
     one.warm_up(limit_s=60.0, window_s=1.2)
     assert not one.steady
-
-
-def test_full_disk_is_named(arms: list[Arm], inputs: Arrays, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(MeasurementError) as caught:
-        run_benchmark(arms, inputs, plan, meters=["cpu-time"])
-    assert caught.value.what == "the inputs cannot be written (No space left on device)"
-    assert caught.value.mend == "make room there, or name another folder in TMPDIR"
-
-
-def test_the_pool_is_large_enough_for_a_batch_and_small_enough_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = (np.zeros((1000, 64), np.float32), np.zeros((1000, 64), np.float32))
-    assert [len(x) for x in runner._pool(inputs, 1)] == [512, 512]
-    assert [len(x) for x in runner._pool(inputs, 600)] == [600, 600]
-    monkeypatch.setattr(runner, "POOL_BYTES", 512 * 10)
-    assert [len(x) for x in runner._pool(inputs, 1)] == [10, 10]
-    assert [len(x) for x in runner._pool(inputs, 16)] == [16, 16]

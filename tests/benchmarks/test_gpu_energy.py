@@ -149,6 +149,22 @@ def pretend_a_gpu(monkeypatch: pytest.MonkeyPatch, results: Path) -> None:
     monkeypatch.setattr("benchmarks.recording.RESULTS", results)
 
 
+def test_other_processes_on_the_gpu_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RefusedError(Exception):
+        """A mock of NVML's error."""
+
+    def refuse(_: object) -> list[object]:
+        raise RefusedError
+
+    nvml = types.SimpleNamespace(NVMLError=RefusedError, nvmlDeviceGetHandleByIndex=lambda index: index)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    for listed, wanted in ((["this one"], 0), (["this one", "a", "b"], 2), ([], 0)):
+        nvml.nvmlDeviceGetComputeRunningProcesses = lambda _, listed=listed: listed
+        assert gpu_energy.others() == wanted
+    nvml.nvmlDeviceGetComputeRunningProcesses = refuse
+    assert gpu_energy.others() is None
+
+
 def test_a_case_that_does_not_fit_ends_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pretend_a_gpu(monkeypatch, tmp_path)
 

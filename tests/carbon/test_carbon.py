@@ -1,4 +1,5 @@
 import csv
+import math
 from importlib import resources
 
 import pytest
@@ -46,6 +47,13 @@ def test_an_unknown_country_names_the_nearest():
         (Usage(inferences=0), [("inferences", "is 0; a model that is used is used at least once")]),
         (Usage(embodied_g=1), [("embodied_g", "is given without the number of uses that it is shared among")]),
         (Usage(alpha=0), [("alpha", "is 0; the error's weight is above 0")]),
+        *((Usage(pue=value), [("pue", "is no number up to 1e+18")]) for value in (math.nan, math.inf, 1e300)),
+        (Usage(training_kwh=math.nan), [("training_kwh", "is no number up to 1e+18")]),
+        (Usage(inferences=10**400), [("inferences", "is no number up to 1e+18")]),
+        (
+            Usage(data_efficiency=((0.5, math.nan),)),
+            [("data_efficiency", "holds a score that is no number up to 1e+18")],
+        ),
         (
             Usage(data_efficiency=((1.5, 0.9),)),
             [("data_efficiency", "holds the fraction 1.5 of the training data, not one in 0..1")],

@@ -137,6 +137,7 @@ def test_no_run_yet_is_no_mistake(call, monkeypatch, tmp_path):
             "--sort: there is no 'enery' to sort by; did you mean 'energy'?",
         ),
         (["--history", "{filled}", "--limit", "-1"], "--limit: must be 0 or more, not -1"),
+        (["--history", "{filled}", "--min-score", "nan"], "--min-score: must be a number, not nan"),
         (["--history", "{filled}", "--task", "x"], "--task: no run of task 'x'; known: fashion-mnist"),
         (["--history", "{filled}", "--html", "no/page.html"], "no/page.html: its folder does not exist"),
         (["--history", "{filled}", "show", "zzzz"], "'zzzz' is no run; give the ID that 'compress history' shows"),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from compressor.errors import CompressorError
-from compressor.history.database import open_history
+from compressor.history.database import History, open_history
 from compressor.history.exchange import export_lines, import_file, record_run
 from compressor.results import SCHEMA
 from compressor.store.records import dump_report
@@ -39,6 +39,14 @@ def test_a_history_comes_back_whole_and_no_run_twice(filled_once, lines, tmp_pat
     again = tmp_path / "again.jsonl"
     assert export(other, again) == 5
     assert again.read_bytes() == lines.read_bytes()
+
+
+def test_what_another_process_added_meanwhile_is_not_counted_as_new(lines, tmp_path, monkeypatch):
+    bring(tmp_path / "other.db", lines)
+    # As if the other process had been a moment later: the import looks before, and adds after it.
+    looked = iter([False, True] * 5)
+    monkeypatch.setattr(History, "has", lambda self, digest: next(looked))
+    assert bring(tmp_path / "other.db", lines) == (0, 5)
 
 
 def test_recording_the_same_report_again_changes_nothing(place, fictional):

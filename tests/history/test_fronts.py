@@ -104,6 +104,7 @@ RUN = RunRow(
 )  # fmt: skip
 ARM = dict.fromkeys(ArmRow.__dataclass_fields__) | {
     "role": "candidate",
+    "device": "cpu",
     "workload": "",
     "score_unit": "fraction",
     "higher_is_better": True,
@@ -111,6 +112,13 @@ ARM = dict.fromkeys(ArmRow.__dataclass_fields__) | {
     "threads": 1,
     "size_bytes": 1,
 }
+
+
+def test_the_cpu_s_time_ranks_nothing_that_ran_on_a_gpu():
+    arm = ArmRow(**ARM | {"score": Mean(0.9, None), "cpu_s": Mean(1e-3, None), "device": "cuda:0"})
+    assert fronts([Entry(RUN, arm, None)]) == []
+    joules = replace(arm, energy_j=Mean(1e-3, None), provenance="measured", meter="nvml")
+    assert [f.group.cost for f in fronts([Entry(RUN, joules, None)])] == ["energy per inference, measured (nvml)"]
 
 
 @settings(deadline=None, max_examples=60)

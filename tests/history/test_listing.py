@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 from rich.cells import cell_len
 
 from compressor.history.database import Entry
 from compressor.history.listing import listing
-from compressor.history.rows import rows_of
+from compressor.history.rows import Mean, rows_of
 
 
 def entry(report):
@@ -54,6 +55,16 @@ def test_how_it_ran_is_named_where_it_is_not_one_example_at_a_time(fictional):
 def test_what_is_not_known_is_a_dash(fictional):
     line = list(listing([entry(replace(fictional.nothing_measured(), stages=(), usage=None))]))[1]
     assert line.split()[-2:] == ["–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [(0.59, "target", "0.590"), (12.3, "dB", "12.3 dB"), (1_234_567.0, "", "1e+06"), (-0.5, "target²", "−0.500")],
+)
+def test_neither_a_unit_nor_a_number_is_cut_off(fictional, value, unit, shown):
+    one = entry(replace(fictional.measured(), usage=None))
+    line = list(listing([replace(one, arm=replace(one.arm, score=Mean(value, None), score_unit=unit))]))[1]
+    assert f"  {shown}  " in line
 
 
 def test_without_carbon_its_room_goes_to_the_names(fictional):

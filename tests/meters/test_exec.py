@@ -46,7 +46,9 @@ def test_last_digit_is_the_step(output: str, step: float) -> None:
     assert exec_meter.parse(output, "x").step == pytest.approx(step)
 
 
-@pytest.mark.parametrize("output", ["", "ok", "12 V", "3 MW", "5 apples", "1 2 3", "v1.5W", "1e999 W", "1e999"])
+@pytest.mark.parametrize(
+    "output", ["", "ok", "12 V", "3 MW", "5 apples", "1 2 3", "v1.5W", "1e999 W", "1e999", "12,5 W", "1,234.5 W"]
+)
 def test_what_is_not_guessed_at(output: str) -> None:
     with pytest.raises(MeterError) as caught:
         exec_meter.parse(output, "exec:x")

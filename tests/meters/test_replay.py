@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ def test_trace_comes_back_as_it_was_and_is_marked(tmp_path: Path) -> None:
     assert energy_between(first, second, "replay") == {"replay/package-0": 70.0, "replay/core-0": 38.0}
     with pytest.raises(MeterError, match=r"trace.json: the trace ends after 3 readings$"):
         meter.read()
+
+
+def test_what_was_estimated_stays_an_estimate(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    replay.write_trace(path, replace(INFO, name="cpu-time", provenance="estimated"), READINGS)
+    info = replay.open_meter(str(path), MeterOptions()).info
+    assert (info.provenance, info.source) == ("estimated", "trace trace.json of cpu-time, estimated: a counter")
 
 
 def trace() -> dict[str, Any]:
@@ -68,5 +76,8 @@ def test_bad_traces_are_named(tmp_path: Path) -> None:
     wrong = trace()
     wrong["meter"]["scope"] = "room"
     assert refused(path, wrong) == f"{path}: the meter has the unknown scope 'room'"
+    wrong = trace()
+    wrong["meter"]["provenance"] = "guessed"
+    assert refused(path, wrong) == f"{path}: the meter has the unknown provenance 'guessed'"
     with pytest.raises(MeterError, match=r"none.json: cannot be read \(No such file or directory\)$"):
         replay.open_meter(str(tmp_path / "none.json"), MeterOptions())

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_transformers import SIZES, VOCABULARY, save_tiny
+from tiny_transformers import SIZES, VOCABULARY, save_image_processor, save_tiny
 
 from compressor.errors import ModelError, UnsafeFileError
 from compressor.model import hf_folder, hf_load
 from compressor.model.describe import describe
-from compressor.model.hf_load import load_folder, save_folder
+from compressor.model.hf_load import load_folder, quiet_transformers, save_folder
 from compressor.model.hf_signature import kept_signature
 from compressor.model.huggingface import HuggingFaceModule
 from compressor.model.identify import FileKind, identify
@@ -63,6 +63,14 @@ def test_folder_becomes_a_module_with_named_inputs(bert):
         wanted = model.module.hf(input_ids=ids, attention_mask=mask, token_type_ids=kinds).logits
     assert torch.equal(model.module(ids, mask, kinds), wanted)
     assert model.module(ids, mask).shape == (2, 2)  # the last inputs may be left out
+
+
+def test_pictures_have_the_size_that_the_processor_makes_not_the_configs(tmp_path):
+    with quiet_transformers() as transformers:
+        sizes = {"hidden_sizes": [8, 8], "depths": [1, 1], "num_stages": 2, "image_size": 64}
+        transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**sizes)).save_pretrained(tmp_path)
+    save_image_processor(tmp_path, side=32)
+    assert load_folder(tmp_path).inputs == (TensorSpec("pixel_values", "float32", (None, 3, 32, 32)),)
 
 
 def test_causal_model_takes_and_returns_its_cache(tmp_path):
@@ -247,6 +255,17 @@ def test_architecture_of_no_known_task(copy):
     assert error_of(copy).startswith(
         f"{copy}: its architecture BertForNextSentencePrediction belongs to no task that is supported; if part of it "
         "serves one, name that with --hf-task; known: text-classification, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "both"), [("T5EncoderModel", False), ("T5Model", True), ("BartForSequenceClassification", True)]
+)
+def test_encoder_decoder(copy, name, both):
+    configure(copy, architectures=[name], is_encoder_decoder=both)
+    assert error_of(copy) == (
+        f"{copy}: its architecture {name} is an encoder-decoder model or half of one, which is not supported; give the "
+        "part that runs as .pt2 or ONNX"
     )
 
 

@@ -16,6 +16,7 @@ from compressor.errors import DataError, ModelError
 from compressor.model.base import OnnxModel
 from compressor.model.load import load_model
 from compressor.model.quiet import quiet_export
+from compressor.model.signature import outputs_of
 from compressor.results import TensorSpec
 
 SHAPES = ((2, 8, 8),)
@@ -228,9 +229,25 @@ def test_onnx(saved):
     model = load_model(saved["net.onnx"])
     assert isinstance(model, OnnxModel)
     assert model.inputs == (TensorSpec("x", "float32", (None, 4)),)
+    assert [(spec.dtype, spec.shape) for spec in model.outputs] == [("float32", (None, 3))]
+    assert [(spec.dtype, spec.shape) for spec in outputs_of(load_model(saved["net.pt2"]))] == [("float32", (None, 3))]
     assert model.summary.parameters == 15
     assert model.summary.format == "ONNX"
     assert load_model(saved["net.onnx"], example=(np.zeros((7, 4), np.float32),)) == model
+
+
+def test_a_first_output_without_a_row_per_example(saved):
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean()
+
+    model = dataclasses.replace(load_model(saved["net.pt2"]), module=Mean())
+    with pytest.raises(ModelError) as caught:
+        outputs_of(model)
+    assert str(caught.value) == (
+        f"{saved['net.pt2']}: its first output has the shape () for 2 examples; return one row per example first: that "
+        "output is scored"
+    )
 
 
 def test_an_architecture_where_none_is_needed(saved):

@@ -95,12 +95,14 @@ def test_the_levels_are_the_weights_of_the_checkpoint(llama: Path, tmp_path: Pat
     """What runs is what quantize() says of the original, layer by layer."""
     stream(StreamJob(llama, 4, 32, out=tmp_path / "out"))
     original = load_model(llama).module.hf
-    for name, module in load_quantized(tmp_path / "out").module.hf.named_modules():
-        if isinstance(module, QuantizedLinear):
-            weight = original.get_submodule(name).weight.numpy()
-            form = Format(4, 32, False)
-            wanted = dequantize(quantize(weight, form), form, weight.shape[1])
-            assert module.weight_as_float().numpy().tolist() == wanted.tolist()
+    named = load_quantized(tmp_path / "out").module.hf.named_modules()
+    layers = {name: module for name, module in named if isinstance(module, QuantizedLinear)}
+    assert layers
+    for name, module in layers.items():
+        weight = original.get_submodule(name).weight.numpy()
+        form = Format(4, 32, False)
+        wanted = dequantize(quantize(weight, form), form, weight.shape[1])
+        assert module.weight_as_float().numpy().tolist() == wanted.tolist()
 
 
 class TestRefused:

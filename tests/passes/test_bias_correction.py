@@ -22,9 +22,9 @@ Zoo = Callable[..., tuple[Path, Arrays]]
 OnVnni = Callable[[Arrays], Context]
 
 
-def convolution(groups: int, outputs: int, bias: bool = True) -> onnx.ModelProto:
+def convolution(groups: int, outputs: int, bias: bool = True, taps: int = 3) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((outputs, 8 // groups, 3, 3)) * 10 ** rng.uniform(-2, 0, (outputs, 1, 1, 1))
+    weight = rng.standard_normal((outputs, 8 // groups, taps, taps)) * 10 ** rng.uniform(-2, 0, (outputs, 1, 1, 1))
     tensors = [numpy_helper.from_array(weight.astype(np.float32), "w")]
     if bias:
         tensors.append(numpy_helper.from_array(rng.standard_normal(outputs).astype(np.float32), "b"))
@@ -33,7 +33,7 @@ def convolution(groups: int, outputs: int, bias: bool = True) -> onnx.ModelProto
         [helper.make_node("Conv", ["x", "w", "b"][: 3 if bias else 2], ["y"], name="conv", group=groups)],
         "g",
         [value("x", 1, ["n", 8, 9, 9])],
-        [value("y", 1, ["n", outputs, 7, 7])],
+        [value("y", 1, ["n", outputs, 10 - taps, 10 - taps])],
         tensors,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -71,9 +71,9 @@ def test_convolution_without_bias_is_passed_over(tmp_path: Path) -> None:
     assert correct_biases(proto, quantized, {"conv"}, {"x": np.ones(8)}) == 0
 
 
-@pytest.mark.parametrize(("groups", "expected"), [(8, True), (2, False), (1, False)])
-def test_depthwise_is_one_channel_per_filter(groups: int, expected: bool) -> None:
-    assert has_depthwise(convolution(groups, 8), {"conv"}) is expected
+@pytest.mark.parametrize(("groups", "taps", "expected"), [(8, 3, True), (8, 1, False), (2, 3, False), (1, 3, False)])
+def test_depthwise_is_one_channel_per_filter(groups: int, taps: int, expected: bool) -> None:
+    assert has_depthwise(convolution(groups, 8, taps=taps), {"conv"}) is expected
     assert has_depthwise(convolution(groups, 8), set()) is False
 
 

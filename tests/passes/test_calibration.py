@@ -100,6 +100,19 @@ def test_memory_does_not_grow_with_the_examples(chain: Path, tmp_path: Path, met
     assert peak(BATCH * 100) < peak(BATCH * 2) + 100_000  # the activations of 98 more batches would take 2.4 MB
 
 
+def test_a_mask_of_minus_infinity_is_no_overflow(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Add", ["x", "mask"], ["s"], name="add"),
+             onnx.helper.make_node("Softmax", ["s"], ["y"], name="softmax")]  # fmt: skip
+    values = [onnx.helper.make_tensor_value_info(name, 1, ["n", 4]) for name in ("x", "s", "y")]
+    mask = onnx.numpy_helper.from_array(np.array([0, 0, -np.inf, -np.inf], np.float32), "mask")
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[2:], [mask], value_info=values[1:2])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    x = np.array([[1, 2, 3, 4], [-5, 0, 1, 1]], np.float32)
+    found = activation_ranges(proto, ["add", "softmax"], Examples((x,), None), tmp_path, 1)
+    assert found["s"] == (0, 2)
+    assert found["y"][0] == 0
+
+
 def test_activation_that_overflows_is_named(chain: Path, tmp_path: Path) -> None:
     x = np.full((4, 64), 3e38, np.float32)
     with pytest.raises(MethodError) as caught:

@@ -44,6 +44,21 @@ def test_heads_count_with_their_width(round_to: int, step: int) -> None:
     assert heads.step == step
 
 
+def test_groups_shrink_one_by_one_where_all_at_once_is_more_than_enough() -> None:
+    graph = ChannelGraph(topology("mlp"))  # layers of 16 and 12, which shrink by 4 at a time
+    groups = groups_of(graph, frozenset(layer.name for layer in graph.layers), 4)
+    scores = np.random.default_rng(0).random(graph.count)
+    scores[groups[1].classes] += 9  # nearly the same for all: relative to the others of their layer they matter more
+
+    def widths(share: float) -> list[int]:
+        limit = (1 - share) * graph.parameter_count(graph.none)
+        removed = choose(graph, groups, scores, graph.parameter_count, limit, uniform=True)
+        assert graph.parameter_count(removed) <= limit
+        return [int((~removed[group.classes]).sum()) for group in groups]
+
+    assert [widths(share) for share in (0.1, 0.3, 0.5)] == [[12, 12], [12, 8], [8, 8]]
+
+
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("name", ["residual", "dense", "encoder", "shuffle"])
 def test_no_axis_is_emptied(name: str, uniform: bool) -> None:

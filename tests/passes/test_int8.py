@@ -66,6 +66,40 @@ def test_right_kind_of_int8_for_each_architecture(zoo: Zoo, vnni: OnVnni, tmp_pa
     assert onnx.load(target).metadata_props == []
 
 
+def test_class_token_beside_patches_keeps_its_small_values(vnni: OnVnni, tmp_path: Path) -> None:
+    """What leads to no int8 layer is not rounded: neither is the token put into the patches' range."""
+    graph = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["c"], name="patch", strides=[4, 4]),
+        onnx.helper.make_node("Reshape", ["c", "shape"], ["r"], name="flat"),
+        onnx.helper.make_node("Transpose", ["r"], ["t"], name="turn", perm=[0, 2, 1]),
+        onnx.helper.make_node("Concat", ["token", "t"], ["j"], name="join", axis=1),
+        onnx.helper.make_node("Add", ["j", "place"], ["a"], name="place"),
+        onnx.helper.make_node("LayerNormalization", ["a", "s", "b"], ["y"], name="norm"),
+    ]
+    rng = np.random.default_rng(0)
+    arrays = {
+        "w": rng.standard_normal((8, 3, 4, 4)), "token": rng.standard_normal((1, 1, 8)) / 1000,
+        "place": np.zeros((1, 10, 8)), "s": np.ones(8), "b": np.zeros(8),
+    }  # fmt: skip
+    weights = [onnx.numpy_helper.from_array(x.astype(np.float32), name) for name, x in arrays.items()]
+    weights.append(onnx.numpy_helper.from_array(np.array([1, 8, 9]), "shape"))
+    value = onnx.helper.make_tensor_value_info
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(graph, "vit", [value("x", 1, [1, 3, 12, 12])], [value("y", 1, [1, 10, 8])], weights),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=10,
+    )
+    onnx.save(proto, tmp_path / "vit.onnx")
+    inputs = (rng.standard_normal((8, 3, 12, 12)).astype(np.float32),)
+    BY_RULE.apply(tmp_path / "vit.onnx", tmp_path / "a.onnx", vnni(inputs))
+    session = open_session(tmp_path / "a.onnx")
+    assert session.kernels().by_op["QLinearConv"] == 1
+    one = (inputs[0][:1],)
+    expected, found = (open_session(tmp_path / f"{kind}.onnx").run(one)[0] for kind in ("vit", "a"))
+    np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=1e-5)
+    assert not np.array_equal(found[:, 1:], expected[:, 1:])
+
+
 def test_notes_say_what_was_done_and_what_was_left(zoo: Zoo, vnni: OnVnni, tmp_path: Path) -> None:
     source, inputs = zoo("patches")
     step = BY_RULE.apply(source, tmp_path / "a.onnx", vnni(inputs))
@@ -306,6 +340,30 @@ def test_where_everything_pays_everything_is_int8(
     assert "Timed on this CPU: 0.40 times fp32's time." in step.notes
     assert (step.settings["kept_fp32"], step.settings["fp32_layers"]) == (False, None)
     assert all(row.kept and row.time_ratio is not None and row.time_ratio < 1 for row in step.sensitivity)
+
+
+@pytest.mark.parametrize(
+    ("gain", "limit", "kernel"),
+    [(2, 0.05, "QGemm"), (0, 0.05, "DynamicQuantizeMatMul"), (2, 1e-6, "DynamicQuantizeMatMul")],
+)
+def test_perceptron_gets_fixed_ranges_where_they_are_faster_and_exact(
+    zoo: Zoo, vnni: OnVnni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: int, limit: float, kernel: str
+) -> None:
+    def cost(path: Path) -> int:
+        layers = int(path.stem.partition("-")[2], 16).bit_count() if path.stem.startswith("variant-") else 0
+        return 20 - 4 * layers - (gain if path.parent.name == "fixed" and layers else 0)
+
+    monkeypatch.setattr(Stopwatch, "heat", lambda self, first, second: cost(second) / cost(first))
+    monkeypatch.setattr(int8, "FIXED_ERROR", limit)
+    source, inputs = zoo("mlp")
+    step = Int8().apply(source, tmp_path / "a.onnx", vnni(inputs))
+    found = open_session(tmp_path / "a.onnx").kernels()
+    assert found.by_op[kernel] == found.compute == 2
+    fixed = kernel == "QGemm"
+    note = "Fixed ranges, as they are faster here than ranges found in every call, and exact enough."
+    assert (note in step.notes) == fixed
+    assert step.settings["weights"] == f"int8 per {'tensor' if fixed else 'channel'}"
+    assert step.settings["calibration"] == ("minimum and maximum" if fixed else "none")
 
 
 def test_layers_that_do_not_pay_stay_fp32(

@@ -40,6 +40,17 @@ def test_points_have_their_classes_on_axis_1_and_tokens_on_the_last() -> None:
     assert float(meaning.label_loss(scores, meaning.targets(labels))) == 0
 
 
+def test_several_labels_of_an_example_are_each_yes_or_no() -> None:
+    labels = np.random.default_rng(0).integers(0, 2, (8, 5))
+    assert meant((8, 5), labels) == meant((8, 5), labels.astype(bool)) == Meaning("binary")
+    assert meant((8, 5), labels.astype(np.float32)) == Meaning("numbers")
+    scores = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    wanted = torch.from_numpy(labels.astype(np.float32))
+    each = torch.nn.functional.binary_cross_entropy(scores.sigmoid(), wanted)
+    found = Meaning("binary").label_loss(scores, Meaning("binary").targets(labels))
+    assert float(found) == pytest.approx(float(each), rel=1e-5)
+
+
 def test_one_score_differs_from_its_teachers_by_the_divergence() -> None:
     student, teacher = torch.tensor([[0.3], [-2.0]]), torch.tensor([[1.0], [0.5]])
     two = [torch.cat([torch.zeros(2, 1), each], 1) for each in (student, teacher)]
@@ -66,6 +77,12 @@ def test_one_score_differs_from_its_teachers_by_the_divergence() -> None:
             np.full((8, 4), 5),
             "distill: labels go up to 5 but the model has 5 outputs; number the classes from 0, or check that the data "
             "belong to this model",
+        ),
+        (
+            (8, 5),
+            np.full((8, 5), 2),
+            "distill: the labels are (N, 5), the model's output is (N, 5); give one class number for each row of "
+            "scores, (N,) for (N, C), or a 0 or 1 for each score",
         ),
         (
             (8, 5),

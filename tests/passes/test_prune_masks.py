@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,19 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_transformers import answer, reloaded, small
 from topologies import topology, torch_model
-from torch import nn
+from torch import Tensor, nn
 
 from compressor.errors import MethodError
 from compressor.passes.base import Context
 from compressor.passes.prune_masks import Prune24, PruneUnstructured, two_of_four
+from compressor.results import TaskSummary
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """A task that must not be used."""
+class Drawn:
+    """A task of drawn inputs, which must not be used."""
+
+    summary = TaskSummary("synthetic", "agreement", True, 0, 0)
 
 
-NO_DATA = Context(Nothing())  # type: ignore[arg-type]
+NO_DATA = Context(Drawn())  # type: ignore[arg-type]
 SAYS = "saves neither bytes nor joules in a dense runtime"
 
 
@@ -65,7 +66,22 @@ def test_two_of_every_four_inputs() -> None:
     assert torch.equal(masked.module.get_parameter("0.0.weight"), model.module.get_parameter("0.0.weight"))
     notes = masked.steps[-1].notes
     assert SAYS in notes[0]
-    assert notes[-1] == "Left alone, as their inputs do not come in fours: 0.0."
+    assert notes[2] == "Left alone, as their inputs do not come in fours: 0.0."
+
+
+@pytest.mark.parametrize("method", [PruneUnstructured(), Prune24()])
+def test_weights_of_other_layers_are_named(method: PruneUnstructured | Prune24) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.cell, self.head = nn.Embedding(9, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.cell(self.words(x))[0][:, -1])
+
+    masked = method.apply(torch_model(Words(), torch.zeros(2, 5, dtype=torch.int64)), NO_DATA)
+    others = "words.weight, cell.weight_ih_l0, cell.weight_hh_l0 (456 weights)"
+    assert f"Left alone, as no convolution or product: {others}." in masked.steps[-1].notes
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(0, 100))

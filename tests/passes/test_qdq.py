@@ -17,8 +17,9 @@ from compressor.onnx_file import save_onnx
 from compressor.onnx_wire import array_of
 from compressor.passes.calibration import activation_ranges
 from compressor.passes.int8_plan import Plan, Types, choose
+from compressor.passes.int8_rewrites import fit_for_int8
 from compressor.passes.qdq import mix, quantize_symmetric, quiet, write_dynamic, write_static
-from compressor.passes.rewrites import pool_pictures, prepare, split_gemms, spread_hard_activations
+from compressor.passes.rewrites import prepare, split_gemms
 from compressor.runtimes.registry import open_session
 from compressor.task.base import Examples
 
@@ -31,8 +32,7 @@ def both(
 ) -> tuple[onnx.ModelProto, onnx.ModelProto, Plan]:
     with quiet():
         plain = prepare(source, folder)
-        pool_pictures(plain.graph)
-        spread_hard_activations(plain.graph)
+        fit_for_int8(plain.graph)
         plan = choose(plain, "auto", "int8")
         split_gemms(plain, set(plan.dynamic))
         quantized = plain

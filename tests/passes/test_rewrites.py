@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.errors import MethodError
-from compressor.passes.rewrites import pool_pictures, prepare, split_gemms, spread_hard_activations
+from compressor.passes.rewrites import prepare, split_gemms
 
 
 def model(nodes: list[onnx.NodeProto], weights: dict[str, NDArray[np.generic]], shape: list[object]) -> onnx.ModelProto:
@@ -43,79 +43,6 @@ def check_same(proto: onnx.ModelProto, rewrite: Callable[[onnx.ModelProto], obje
 
 
 RNG = np.random.default_rng(0)
-CONV = {"w": RNG.standard_normal((8, 3, 1, 1)).astype(np.float32), "b": RNG.standard_normal(8).astype(np.float32)}
-
-
-def hard(*users: onnx.NodeProto, alpha: float = 1 / 6) -> onnx.ModelProto:
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], name="conv"),
-        helper.make_node("HardSigmoid", ["c"], ["h"], name="hard", alpha=alpha, beta=0.5),
-        *users,
-    ]
-    return model(nodes, CONV, ["n", 3, 5, 5])
-
-
-@pytest.mark.parametrize("alpha", [1 / 6, 0.2, 1.5])
-def test_hard_swish_is_spread(alpha: float) -> None:
-    proto = hard(helper.make_node("Mul", ["c", "h"], ["y"], name="mul"), alpha=alpha)
-    check_same(proto, lambda m: spread_hard_activations(m.graph), {"Conv": 1, "Add": 1, "Clip": 1, "Mul": 1})
-
-
-def test_hard_sigmoid_is_spread() -> None:
-    proto = hard(helper.make_node("Neg", ["h"], ["y"], name="neg"))
-    check_same(proto, lambda m: spread_hard_activations(m.graph), {"Conv": 1, "Add": 1, "Clip": 1, "Neg": 1})
-
-
-@pytest.mark.parametrize(
-    "users",
-    [
-        [helper.make_node("Sub", ["c", "h"], ["y"], name="sub")],
-        [
-            helper.make_node("Mul", ["c", "h"], ["m"], name="mul"),
-            helper.make_node("Add", ["m", "c"], ["y"], name="add"),
-        ],
-        [
-            helper.make_node("Mul", ["c", "h"], ["m"], name="mul"),
-            helper.make_node("Add", ["m", "h"], ["y"], name="add"),
-        ],
-    ],
-    ids=["other operator", "convolution used again", "gate used again"],
-)
-def test_what_only_looks_like_hard_swish_is_left(users: list[onnx.NodeProto]) -> None:
-    proto = hard(*users)
-    before = proto.SerializeToString()
-    spread_hard_activations(proto.graph)
-    assert proto.SerializeToString() == before
-
-
-def mean(axes: list[int], keep: int, shape: list[object]) -> onnx.ModelProto:
-    node = helper.make_node("ReduceMean", ["x", "axes"], ["y"], name="mean", keepdims=keep)
-    return model([node], {"axes": np.array(axes, np.int64)}, shape)
-
-
-@pytest.mark.parametrize(
-    ("axes", "shape"),
-    [([2, 3], ["n", 2, 5, 4]), ([-1, -2], ["n", 2, 5, 4]), ([3, 2], ["n", 2, 5, 4]), ([2], ["n", 2, 5])],
-)
-@pytest.mark.parametrize("keep", [0, 1])
-def test_mean_over_pictures_and_signals_becomes_pooling(axes: list[int], keep: int, shape: list[object]) -> None:
-    expected = {"GlobalAveragePool": 1} if keep else {"GlobalAveragePool": 1, "Flatten": 1}
-    check_same(mean(axes, keep, shape), lambda m: pool_pictures(m.graph), expected)
-
-
-def test_mean_with_axes_as_an_attribute_becomes_pooling() -> None:
-    node = helper.make_node("ReduceMean", ["x"], ["y"], name="mean", axes=[2, 3], keepdims=0)
-    proto = model([node], {}, ["n", 2, 5, 4])
-    proto.opset_import[0].version = 17
-    check_same(proto, lambda m: pool_pictures(m.graph), {"GlobalAveragePool": 1, "Flatten": 1})
-
-
-@pytest.mark.parametrize(
-    ("axes", "shape"), [([1, 2], ["n", 2, 5, 4]), ([2, 3], ["n", 2, 5, 4, 3]), ([1], ["n", 2]), ([1], ["n", 2, 5])]
-)
-@pytest.mark.parametrize("keep", [0, 1])
-def test_other_means_are_left(axes: list[int], keep: int, shape: list[object]) -> None:
-    check_same(mean(axes, keep, shape), lambda m: pool_pictures(m.graph), {"ReduceMean": 1})
 
 
 @pytest.mark.parametrize("transposed", [0, 1])

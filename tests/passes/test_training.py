@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from digits import Digits, Net, accuracy, arrays, context, digest, exported, net, task, wrap
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compressor.errors import MethodError
 from compressor.passes import training as module_under_test
 from compressor.passes.checkpoint import copy_of
+from compressor.passes.distill import Distill
 from compressor.passes.loop import fit, rate
 from compressor.passes.losses import Meaning
+from compressor.passes.prune_masks import PruneUnstructured
 from compressor.passes.training import Tick, Training, finetune, label_loss
 from compressor.task.base import Examples
 
@@ -35,13 +38,59 @@ def run(module: nn.Module, training: Training, workdir: Path | None = None, **op
     return {name: value.numpy().tobytes() for name, value in made.state_dict().items()}
 
 
-def test_several_labels_per_example_are_not_trained() -> None:
+def several(classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Three labels of a digit: above 4, odd, prime."""
+    return np.stack([classes > 4, classes % 2, np.isin(classes, (2, 3, 5, 7))], 1).astype(np.int64)
+
+
+def right(module: nn.Module) -> float:
+    """Share of the last 400 pictures whose labels are all right."""
+    x, y = arrays()
+    return float(((module(torch.from_numpy(x[-400:])).numpy() > 0) == several(y[-400:])).all(1).mean())
+
+
+def test_several_labels_per_example_are_learnt_from_labels_and_from_a_teacher() -> None:
+    x, y = arrays()
+    data = Digits(Examples((x[:600],), several(y[:600])), task().calibration(), "exact")
+    teacher = finetune(net(16, classes=3), context(data), epochs=8, learning_rate=1e-2)
+    assert right(net(16, classes=3).module) < 0.3
+    assert right(teacher.module) > 0.55
+    training = Distill(epochs=8, learning_rate=2e-2, weight=1.0)
+    student = training.apply(net(16, classes=3, seed=1), context(data, teacher=teacher))
+    pictures = torch.from_numpy(x[-400:])
+    alike = (student.module(pictures) > 0) == (teacher.module(pictures) > 0)
+    assert float(alike.float().mean()) > 0.85
+
+
+def test_a_transformer_of_several_labels_is_trained_on_them() -> None:
     tiny = pytest.importorskip("tiny_transformers")
     model = tiny.small("bert", layers=1)
     model.module.hf.config.problem_type = "multi_label_classification"
-    examples = Examples(tiny.data(model.module.hf, 4), np.eye(2, dtype=np.int64)[[0, 1, 1, 0]])
-    with pytest.raises(MethodError, match=r"gives several labels per example is not trained"):
-        module_under_test.meaning_on(model.module, model, examples, context(task(300)), "distill")
+    inputs = tiny.data(model.module.hf, 4)
+
+    def meaning(targets: NDArray[np.int64] | None) -> Meaning:
+        examples = Examples(inputs, targets)
+        return module_under_test.meaning_on(model.module, model, examples, context(task(300)), "distill")
+
+    assert meaning(np.eye(2, dtype=np.int64)[[0, 1, 1, 0]]) == meaning(None) == Meaning("binary")
+    with pytest.raises(MethodError) as caught:
+        meaning(np.zeros(4, np.int64))
+    assert str(caught.value) == (
+        "distill: the labels are (N,), the model's output is (N, 2); give a 0 or 1 for each of its labels"
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weights_that_a_method_set_to_0_stay_so(optimizer: str, tmp_path: Path) -> None:
+    model = PruneUnstructured(fraction=0.6).apply(net(), context(task()))
+    zero = {name: value == 0 for name, value in model.module.named_parameters() if value.ndim > 1}
+    made = [finetune(model, context(task(300)), epochs=1, learning_rate=1e-2)]
+    distill = Distill(epochs=1, learning_rate=1e-2, optimizer=optimizer)  # type: ignore[arg-type]
+    made.append(distill.apply(model, context(task(300), teacher=net(seed=1))))
+    for trained in made:
+        found = dict(trained.module.named_parameters())
+        assert all(bool((found[name][where] == 0).all()) for name, where in zero.items())
+        assert any(bool((found[name] != value).any()) for name, value in model.module.named_parameters())
 
 
 def test_fine_tuning_learns_and_leaves_its_input_alone() -> None:
@@ -381,7 +430,7 @@ X, Y = arrays()
         (
             Examples((X[:50],), np.zeros((50, 3), np.int64)),
             "finetune: the labels are (N, 3), the model's output is (N, 10); give one class number for each row of "
-            "scores, (N,) for (N, C)",
+            "scores, (N,) for (N, C), or a 0 or 1 for each score",
         ),
         (
             Examples((X[:50],), np.zeros(50, np.float32)),

@@ -5,7 +5,9 @@ from importlib.util import find_spec
 import pytest
 
 from compressor.errors import CompressorError
+from compressor.model.identify import FileKind
 from compressor.passes.registry import make_pass
+from compressor.pipeline import Method
 from compressor.pipeline.checks import check_order, chosen_runtimes
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="not run: openvino is not installed")
@@ -13,10 +15,20 @@ needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="not r
 
 @pytest.mark.parametrize(
     "methods",
-    [["int8"], ["prune", "qat", "int8"], ["prune", "torchao-int8-dynamic"], ["smoothquant", "int8"], ["prune", "bf16"]],
+    [
+        ["int8"],
+        ["prune", "qat", "int8"],
+        ["prune", "torchao-int8-dynamic"],
+        ["prune", "smoothquant"],
+        ["prune", "bf16"],
+    ],
 )
 def test_orders_that_hold(methods: list[str]) -> None:
-    check_order(methods)
+    check_order([Method(name) for name in methods], FileKind.EXPORTED_PROGRAM)
+
+
+def test_fp16_by_rules_leaves_layers_to_another_method() -> None:
+    check_order([Method("fp16", {"rules": ["exclude head"]}), Method("int8")], FileKind.ONNX)
 
 
 @pytest.mark.parametrize(
@@ -36,12 +48,27 @@ def test_orders_that_hold(methods: list[str]) -> None:
             ["torchao-int8-dynamic", "int8"],
             "--method: int8 cannot follow torchao-int8-dynamic, which writes a file that only PyTorch runs",
         ),
+        *(
+            (
+                [first, second],
+                f"--method: {second} cannot follow {first}, which leaves no float32 weights to it; name one of them",
+            )
+            for first, second in (("int8-dynamic", "int4"), ("smoothquant", "int8"), ("fp16", "int8"))
+        ),
     ],
 )
 def test_orders_that_do_not(methods: list[str], message: str) -> None:
     with pytest.raises(CompressorError) as caught:
-        check_order(methods)
+        check_order([Method(name) for name in methods], FileKind.EXPORTED_PROGRAM)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("method", ["distill", "bf16"])
+def test_an_onnx_file_has_no_model_for_a_method_on_pytorch(method: str) -> None:
+    with pytest.raises(CompressorError) as caught:
+        check_order([Method(method), Method("int8")], FileKind.ONNX)
+    told = f"{method}: needs the PyTorch model, and the file is ONNX; give the model it was exported from"
+    assert str(caught.value) == told
 
 
 def chosen(method: str, *runtimes: str, device: str = "cpu") -> tuple[str, ...]:

@@ -52,8 +52,25 @@ def test_stages_of_a_run(bert, texts, tmp_path):
     made = line._compress(tmp_path, 0, [], exported)
     assert made.kernels is not None
     assert made.kernels.low_precision > 0
+    # The same products in every arm, at the length that texts are cut to.
+    tokens, width, inner, blocks = 16, 32, 64, 2
+    in_block = tokens * (4 * width**2 + 2 * width * inner) + 2 * tokens**2 * width
+    for artifact in (*exported.artifacts.values(), made.artifact):
+        assert artifact.macs == blocks * in_block + width**2 + 2 * width
+        assert artifact.macs_shapes == ((16,), (16,), (16,))
     assert {file.name for file in (tmp_path / made.artifact.path).parent.iterdir()} == {*FILES, "model.onnx"}
     assert [spec.name for spec in open_session(tmp_path / made.artifact.path).outputs] == ["logits"]
+
+
+def test_labels_that_do_not_fit_are_told_before_anything_is_exported(bert, tmp_path):
+    data = tmp_path / "from_one.csv"
+    data.write_text("text,label\n" + "".join(f"good film,{1 + row % 2}\n" for row in range(20)))
+    with pytest.raises(DataError) as caught:
+        _Line(Job(bert, data=str(data), max_length=8), None, "").inputs.model()
+    assert str(caught.value) == (
+        "accuracy: labels go up to 2 but the model has 2 outputs; number the classes from 0, or check that the data "
+        "belong to this model"
+    )
 
 
 def test_run_without_data_draws_valid_tokens(bert, tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compressor.passes.registry import make_pass
 from compressor.pipeline.job import Job, Method
-from compressor.pipeline.settings import settings_of, stage_name
+from compressor.pipeline.settings import deciding, settings_of, stage_name
 
 
 @pytest.fixture
@@ -41,6 +42,34 @@ def test_a_file_that_changed_changes_them(file: str, key: str, job: Job, tmp_pat
     os.utime(tmp_path / file, ns=(1, 1))
     after = settings(job)
     assert {name for name in before if before[name] != after[name]} == {key}
+
+
+def test_a_file_deep_in_a_folder_of_data_and_the_users_own_code_count(job: Job, tmp_path: Path) -> None:
+    picture, code = tmp_path / "pictures" / "cat" / "a.png", tmp_path / "mine.py"
+    picture.parent.mkdir(parents=True)
+    for file in (picture, code):
+        file.touch()
+    distill = Method("distill", {"student": f"{code}:small", "augment": (f"{code}:noise", "shift")})
+    job = replace(job, data=str(tmp_path / "pictures"), methods=(distill,), metric=f"{code}:score")
+    before = settings(job)
+    for file in (picture, code):
+        os.utime(file, ns=(2**62, 2**62))
+    after = settings(job)
+    assert {name for name in before if before[name] != after[name]} == {
+        "data_changed", "metric_changed", "1-distill.student_changed", "1-distill.augment_changed",
+    }  # fmt: skip
+
+
+def test_a_stage_follows_from_the_methods_up_to_its_own(job: Job) -> None:
+    found = settings(job)
+    assert deciding(found, "measure") == found  # type: ignore[arg-type]
+    other = settings(replace(job, methods=(job.methods[0], Method("int8-dynamic"))))
+    for stage, same in (("export", True), ("score", True), ("1-prune", True), ("2-int8", False), ("measure", False)):
+        assert (deciding(found, stage) == deciding(other, stage)) is same  # type: ignore[arg-type]
+    assert deciding(found, "1-prune")["methods"] == "prune"
+    assert "1-prune.flops" not in deciding(found, "score")
+    longer = settings(replace(job, data="demo"))
+    assert deciding(found, "export") != deciding(longer, "export")  # type: ignore[arg-type]
 
 
 def test_data_that_are_no_file_have_no_time(tmp_path: Path) -> None:

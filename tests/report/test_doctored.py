@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,10 @@ import pytest
 from compressor.report import aggregates
 from compressor.report.formats import FORMATS
 from compressor.report.lifecycle import life
+from compressor.report.text import named
 from compressor.report.view import view
 from compressor.report.waterfall import links
-from compressor.results import MeterInfo, Step, Workload
+from compressor.results import MeterInfo, Score, Step, Workload
 
 WALL = MeterInfo("log", ("wall",), "measured", "machine", 1.0, 0.1, "wall meter (fictional)")
 
@@ -166,12 +168,73 @@ def test_a_domain_that_is_the_whole_total_is_not_told_twice(reports):
     assert "Energy per inference (rapl/package-0), measured" not in told
 
 
+def test_what_is_saved_over_the_uses_has_the_interval_of_the_paired_difference(reports):
+    """By hand from the trials: the mean difference of six blocks, 2.5706 standard errors of it to each side."""
+    report = reports["measured"]
+    before, after = (aggregates.arm(report, name).trials for name in ("ONNX fp32", "ONNX int8"))
+    joules = [[t.energy_j["rapl/package-0"] / 2048 for t in trials] for trials in (before, after)]
+    saved = [b - a for b, a in zip(*joules, strict=True)]
+    centre = statistics.mean(saved)
+    half = 2.5706 * statistics.stdev(saved) / 6**0.5
+    kj = [1e7 * x / 1000 for x in (centre, centre - half, centre + half)]
+    metrics = next(s for s in view(report).sections if s.key == "metrics")
+    told = dict(metrics.facts)["Saved over 10.0 million uses"]
+    assert told.startswith(f"{kj[0]:.0f} kJ [{kj[1]:.0f}, {kj[2]:.0f}] (measured), ")
+    assert f"about {centre * 1e7 / (0.0116 * 3.6e6):.2g} phone charges" in told
+
+
+def test_throughput_has_the_interval_of_its_time(reports):
+    v = view(reports["measured"])
+    wall, rate = (next(i for i, c in enumerate(v.arms.columns) if c.key == key) for key in ("wall", "throughput"))
+    row = v.arms.rows[1]
+    assert (row[wall].text, row[wall].note) == ("1.053 ms", "[1.036, 1.070]")
+    assert (row[rate].text, row[rate].note) == ("950", "[934, 965]")
+
+
+def test_watts_that_were_assumed_are_no_power(reports):
+    [table] = next(s for s in view(reports["estimated"]).sections if s.key == "energy").tables
+    assert {row[-1].text for row in table.rows} == {"assumed, not read"}
+
+
+def test_the_machine_of_a_gpu_s_run_is_the_gpu(reports):
+    report = reports["measured"]
+    changed = tuple(
+        replace(m, runtime=replace(m.runtime, device="cuda:0"), environment=replace(m.environment, gpus=("A GPU",)))
+        for m in report.measurements
+    )
+    assert " · Fictional CPU @ 2.5 GHz · " in view(report).subtitle
+    assert " · A GPU · " in view(replace(report, measurements=changed)).subtitle
+
+
+def test_an_error_that_grew_is_not_lost(fictional, reports):
+    report = reports["measured"]
+
+    def scored(m):
+        values = tuple(10.0 + i % 7 + (i % 3 if m.role == "candidate" else 0) for i in range(300))
+        return replace(m, score=Score("mse", sum(values) / 300, "target²", False, values))
+
+    arms = tuple(map(scored, report.measurements))
+    report = replace(report, task=replace(report.task, metric="mse"), measurements=arms)
+    comparisons = fictional.assemble(arms).comparisons
+    v = view(replace(report, comparisons=comparisons))
+    assert v.headline.endswith("MSE 13.0 target² → 14.0 target², worse by more than 0.01 target²")
+    assert any((c.label, c.text) == ("MSE", "worse by more than 0.01 target²") for c in v.chips)
+    assert v.key_figures[2].value == "1.00 target² worse"
+
+
+def test_a_token_is_the_unit_of_a_language_model_s_sci(fictional, reports):
+    sci = json.loads(FORMATS["sci"].render(tokens(fictional, reports["measured"])))
+    assert (sci["R"]["unit"], sci["M"]["unit"]) == ("token", "g CO2e/token")
+
+
 def test_names_are_cut_in_their_middle(fictional):
     long = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2 "
     arms = tuple(replace(arm, name=f"{long}{arm.name}") for arm in fictional.ARMS)
     text = FORMATS["txt"].render(fictional.build((fictional.RAPL,), arms))
     assert "sentence-trans…2-v2 ONNX int8  91.9 %" in text
     assert "sentence-trans…2-v2 ONNX fp32  91.9 %" in text
+    labels = [link.label for link in links(fictional.build((fictional.RAPL,), arms))[1]]
+    assert labels[:2] == [named(f"{long}{name}") for name in ("PyTorch fp32", "ONNX fp32")]
     assert "retained within 1 point" in " ".join(text.split("\n\n")[0].split())
 
 

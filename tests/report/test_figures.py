@@ -1,8 +1,10 @@
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
+from compressor.report.canvas import Label, label_points
 from compressor.report.figures import figures, pareto
 from compressor.report.power import power_figure
 from compressor.report.waterfall import waterfall_figure
@@ -53,6 +55,38 @@ def test_the_axis_says_where_the_joules_come_from(pages):
 )
 def test_the_pareto_front_holds_what_no_other_beats_in_both(points, higher, front):
     assert pareto(points, higher_is_better=higher) == front
+
+
+def words(svg):
+    return re.findall(r"<text[^>]*>([^<]*)", svg)
+
+
+def test_of_several_results_only_what_decides_is_drawn_against_each_baseline(make_many):
+    ratios = words(figures(make_many(6, 3))["ratios"].svg)
+    assert sum(name.startswith("vs ") for name in ratios) == 6
+    assert "energy (rapl), candidate / baseline" in ratios
+
+
+def test_names_keep_clear_of_the_other_points_bars():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    crowded = [Label("a longer name", 20, 50, "#123456", (10, 90)), Label("b", 40, 50, bar=(10, 55))]
+    label_points(axes, crowded)
+    (first, _) = axes.texts
+    # Below its point it would cross the second one's bar, so it stands above that.
+    assert first.get_position()[1] == pytest.approx(0.55)
+    assert first.get_color() == "#123456"
+
+
+def test_one_arm_that_none_beats_needs_no_line(reports):
+    report = reports["measured"]
+    first, *others = report.measurements
+    best = [replace(m, score=replace(m.score, value=0.99)) if m.role == "candidate" else m for m in others]
+    caption = figures(replace(report, measurements=(first, *best)))["cost"].caption
+    assert "Dashed" not in caption
+    assert "By their means no other arm is cheaper or better than ONNX int8." in caption
 
 
 def test_estimated_joules_are_not_among_the_ratios(pages):

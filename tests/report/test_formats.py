@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from compressor.errors import OutputError, RecipeError
-from compressor.report import pdf
+from compressor.report import numbers, pdf
 from compressor.report.formats import FORMATS, find_format
 from compressor.report.lifecycle import life
 from compressor.report.metrics import metrics_section
@@ -71,6 +71,15 @@ def test_the_table_of_arms_holds_the_record_s_own_numbers(reports):
     assert float(row["energy_j"]) == delta.candidate.value
     assert (float(row["energy_j_low"]), float(row["energy_j_high"])) == delta.candidate.ci95
     assert int(row["macs"]) == 12_500_000
+
+
+def test_arithmetic_says_for_which_inputs_it_was_counted(reports):
+    report = reports["measured"]
+    shapes = ((32,), (32,), (2, 0, 8))  # a cache is empty
+    counted = [replace(m, artifact=replace(m.artifact, macs=1000, macs_shapes=shapes)) for m in report.measurements]
+    section = metrics_section(replace(report, measurements=tuple(counted)))
+    notes = {cell.note for table in section.tables for row in table.rows for cell in row}
+    assert f"{numbers.count(1000)} MACs, inputs of 32" in notes
 
 
 @pytest.mark.parametrize("case", CASES)

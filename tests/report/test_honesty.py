@@ -81,7 +81,7 @@ def test_estimated_joules_get_no_verdict_and_are_never_called_measured(case, rep
     rows = [row for s in v.comparisons for t in s.tables for row in t.rows if row[0].text.startswith("Energy")]
     assert rows
     assert all(row[-1].text == "estimated, no verdict" and "estimated" in row[0].text for row in rows)
-    assert next(c for c in v.arms.columns if c.key == "energy").note == "estimated (cpu-time)"
+    assert next(c for c in v.arms.columns if c.key == "energy").note == "estimated, cpu-time"
     for text in (pages[case], render_markdown(report), render_terminal(report)):
         assert "energy per inference, measured" not in text.lower()
         assert not re.search(r"(?<!not )measured \((?!0)cpu-time", text)

@@ -8,14 +8,16 @@ from compressor.results import ClassMoved
 def test_it_counts_and_shows_the_largest_change_first(reports):
     section = moved_section(reports["measured"])
     assert section.text == (
-        "8 of 10 000 test examples got another answer from ONNX int8 than from ONNX fp32: 5 that were right are wrong "
-        "now, 1 that were wrong are right now, 2 are wrong in another way.",
+        "8 of 10 000 test examples got another answer from ONNX int8 than from ONNX fp32: 5 went from right to "
+        "wrong, 1 from wrong to right, 2 from one wrong answer to another.",
     )
-    first = [cell.text for cell in section.tables[0].rows[0]]
-    assert first == ["class 3", "1 000", "91.9 %", "91.5 %", "−0.4"]
+    first = section.tables[0].rows[0]
+    assert [cell.text for cell in first] == ["class 3", "1 000", "91.9 %", "91.5 %", "−0.4"]
+    # Bonett and Price (2012): p = 6/1002 lost, q = 2/1002 mended; p − q ± 1.96 × sqrt((p + q − (p − q)²) / 1002).
+    assert first[-1].note == "[−1.0, +0.2]"
     assert [(e.title, e.text, e.tone, bool(e.picture), e.quote) for e in section.examples] == [
-        ("Test example 17: now wrong", "class 3: class 3 → class 4", "bad", True, ""),
-        ("Test example 99: now right", "class 3: class 1 → class 3", "good", False, "a text of three"),
+        ("Test example 17: now wrong", "class 3 → class 4, right is class 3", "bad", True, ""),
+        ("Test example 99: now right", "class 1 → class 3, right is class 3", "good", False, "a text of three"),
     ]
 
 

@@ -44,6 +44,14 @@ def test_a_change_is_said_in_words(ratio, interval, shown):
     assert numbers.change(ratio, interval) == shown
 
 
+@pytest.mark.parametrize(
+    ("ratio", "interval", "joined"),
+    [(0.38, (0.36, 0.40), "than"), (1.12, None, "than"), (2.4, (2.3, 2.5), "as"), (1.0, None, "as")],
+)
+def test_what_is_compared_with_follows_the_words(ratio, interval, joined):
+    assert numbers.joined(numbers.change(ratio, interval), "ONNX fp32") == f"{joined} ONNX fp32"
+
+
 def test_speed_is_a_factor_unless_the_interval_holds_one():
     assert numbers.speed(0.36, (0.33, 0.39)) == "2.8× faster [2.6, 3.0]"
     assert numbers.speed(1.25, (1.2, 1.3)) == "1.25× slower [1.20, 1.30]"
@@ -54,6 +62,9 @@ def test_a_loss_keeps_its_sign_and_says_points():
     assert numbers.loss(0.002, "fraction", (-0.001, 0.005)) == "0.2 points lost [−0.1, 0.5]"
     assert numbers.loss(-0.01, "fraction") == "1.00 points gained"
     assert numbers.loss(0.0, "fraction") == "no change"
+    # An error is not lost where it grows.
+    assert numbers.loss(58.0, "mg²", (50.0, 66.0)) == "58 mg² worse [50, 66]"
+    assert numbers.loss(-0.5, "") == "0.500 better"
     assert numbers.margin(0.01, "fraction") == "1 point"
     assert numbers.margin(0.005, "fraction") == "0.5 points"
 

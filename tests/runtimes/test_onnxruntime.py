@@ -181,12 +181,12 @@ class FakeSession:
 @pytest.mark.parametrize(
     ("tensorrt", "providers"),
     [
-        (False, [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]),
+        (False, [("CUDAExecutionProvider", {"device_id": 1, "use_tf32": 0}), "CPUExecutionProvider"]),
         (
             True,
             [
                 ("TensorrtExecutionProvider", {"device_id": 1}),
-                ("CUDAExecutionProvider", {"device_id": 1}),
+                ("CUDAExecutionProvider", {"device_id": 1, "use_tf32": 0}),
                 "CPUExecutionProvider",
             ],
         ),
@@ -202,6 +202,27 @@ def test_providers_of_a_gpu(tensorrt: bool, providers: list[object], monkeypatch
         "onnxruntime-tensorrt" if tensorrt else "onnxruntime",
         None,
     )
+
+
+def test_engines_of_two_files_lie_apart_even_where_only_the_weights_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime.ort, "InferenceSession", FakeSession)
+    monkeypatch.setenv(onnxruntime.CACHE_VARIABLE, str(tmp_path / "engines"))
+
+    def place(folder: str, weights: bytes) -> str:
+        file = tmp_path / folder / "model.onnx"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(weights)
+        open_session(file, 1, "cuda", True)
+        (_, options), *_ = FakeSession.asked[-1]
+        assert options["trt_engine_cache_enable"] is True
+        return options["trt_engine_cache_path"]
+
+    first = place("a", b"1")
+    assert Path(first).is_dir()
+    assert place("b", b"1") != first
+    assert place("a", b"22") != first
 
 
 def test_a_provider_that_does_not_start_is_no_cpu_run(monkeypatch: pytest.MonkeyPatch) -> None:

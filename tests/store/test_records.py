@@ -92,7 +92,7 @@ def test_files_that_are_no_report(fictional, tmp_path):
     file = tmp_path / "report.json"
     with pytest.raises(OutputError, match=r"report\.json: no such report$"):
         load_report(file)
-    with pytest.raises(OutputError, match=r": cannot be read: Is a directory$"):
+    with pytest.raises(OutputError, match=r": is a folder; name the report\.json in it$"):
         load_report(tmp_path)
     text = dump_report(fictional.no_task())
     for length in (0, 1, 200, len(text) // 2, len(text) - 3):

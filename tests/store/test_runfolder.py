@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,6 +85,20 @@ def test_finished_stages_are_taken_up_by_the_same_settings_only(tmp_path: Path) 
     with open_run(out, {"a": 2}, overwrite=True) as run:
         assert run.resumed == ()
         assert not (run.path / "stages.json").exists()
+
+
+def test_a_stage_is_taken_up_by_what_decides_on_it(tmp_path: Path) -> None:
+    def of(*methods: str) -> Callable[[str], dict[str, object]]:
+        return lambda stage: {"methods": methods[: ("export", "1", "2").index(stage)]}
+
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "out", of("a", "b")) as run:
+        for stage in ("export", "1"):
+            run.mark(stage, stage)
+        raise KeyboardInterrupt
+    with open_run(tmp_path / "out", of("a", "c")) as run:
+        assert run.resumed == ("export", "1")
+    with pytest.raises(OutputError), open_run(tmp_path / "out", of("c", "b")):
+        pass
 
 
 def test_finished_run_is_kept_unless_overwriting(tmp_path: Path) -> None:
@@ -194,6 +209,6 @@ def test_kill_while_writing_marks_leaves_marks_that_can_be_read(tmp_path: Path) 
     process.wait()
     process.stdout.close()
     marks = json.loads((tmp_path / "out.partial" / "stages.json").read_text())
-    assert marks["stages"]["export"]["i"] >= 2
+    assert marks["stages"]["export"]["record"]["i"] >= 2
     with open_run(out, {}) as run:
         assert run.resumed == ("export",)

@@ -171,6 +171,13 @@ def test_whole_numbers_may_be_regressed():
     assert task.test().targets.dtype == np.float32
 
 
+def test_which_of_several_outputs_is_scored_is_told():
+    outputs = (TensorSpec("o", "float32", (None, 2)), TensorSpec("p", "float32", (None, 7)))
+    found = parts(all=(rows(10), np.arange(10) % 2))
+    assert "the first of the model's 2 outputs is scored" in prepare(found, needs(outputs=outputs), "d").notes
+    assert not any("outputs" in note for note in prepare(found, needs(outputs=outputs[:1]), "d").notes)
+
+
 def test_agreement_can_be_asked_for_and_keeps_training_targets():
     found = parts(train=(rows(10), np.arange(10) % 2), test=(rows(4), np.arange(4) % 2))
     task = prepare(found, needs(metric="agreement"), "d")
