@@ -7,6 +7,7 @@ replaced by the layers' names, and what it notes down beside them (stack traces,
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -226,12 +227,9 @@ def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None)
     Raises:
         ModelError: The file is not ONNX, or its external data are missing or outside its folder.
     """
-    import onnx
-
     files = sorted((path, *external_files(path)), key=lambda file: file.name)
     proto = load_outline(path)
     weights = {tensor.name for tensor in proto.graph.initializer}
-    scales = {name for node in proto.graph.node if node.op_type.endswith("eLinear") for name in list(node.input)[1:]}
     return Artifact(
         path=str(path.relative_to(root or path.parent)),
         format="onnx",
@@ -240,15 +238,35 @@ def describe_onnx(path: Path, steps: tuple[Step, ...], root: Path | None = None)
         inputs=tuple(_spec(value) for value in proto.graph.input if value.name not in weights),
         outputs=tuple(_spec(value) for value in proto.graph.output),
         opset=next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
-        # Scales, zero points, shapes and axes are no weights.
-        parameters=sum(
-            int(np.prod(tensor.dims))
-            for tensor in proto.graph.initializer
-            if tensor.dims and tensor.name not in scales and tensor.data_type != onnx.TensorProto.INT64
-        ),
+        parameters=_count_parameters(proto.graph),
         steps=steps,
         macs=count_macs(proto),
     )
+
+
+def _count_parameters(graph: onnx.GraphProto) -> int:
+    """Number of weights, packed ones one by one; scales, zero points, shapes and axes are none."""
+    import onnx
+
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    dynamic = {node.output[1] for node in graph.node if node.op_type == "DynamicQuantizeLinear"}
+    others = {
+        tensor.name for tensor in graph.initializer if not tensor.dims or tensor.data_type == onnx.TensorProto.INT64
+    }
+    for node in graph.node:
+        if node.op_type.endswith("eLinear"):
+            others.update(node.input[1:])
+        elif node.op_type == "MatMulNBits":
+            others.update(node.input[2:5])  # 5 is the bias
+            sizes[node.input[1]] = math.prod(each.i for each in node.attribute if each.name in ("K", "N"))
+        elif node.op_type == "MatMulInteger":
+            others.update(node.input[2:])
+        elif node.op_type == "Mul" and not dynamic.isdisjoint(node.input):
+            others.update(node.input)
+        elif node.op_type == "Gather" and shapes.get(node.input[0], ())[1:] == (1,):  # of an embedding's rows
+            others.add(node.input[0])
+    return sum(size for name, size in sizes.items() if name not in others)
 
 
 def counted(artifact: Artifact, file: Path, examples: Arrays) -> Artifact:

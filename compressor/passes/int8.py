@@ -18,6 +18,7 @@ from compressor.onnx_file import copy_onnx, load_outline, save_draft, save_onnx,
 from compressor.passes.base import Context
 from compressor.passes.bias_correction import convolution_inputs, correct_biases, has_depthwise
 from compressor.passes.calibration import Calibration, activation_ranges, channel_means, check_examples
+from compressor.passes.embeddings import shrink
 from compressor.passes.int8_plan import SCHEMES, Mode, Plan, Types, choose, generates, timed_groups
 from compressor.passes.int8_rewrites import fit_for_int8
 from compressor.passes.payoff import GAIN, Payoff, find_paying, is_faster, layer_errors, output_error
@@ -183,6 +184,9 @@ class _Job:
                 job, variants, decided = better or (job, variants, decided)
             proto = variants.proto(decided.kept)
             if decided.kept:
+                if variants.plan.tables:
+                    note = shrink(proto.graph, variants.plan.tables)
+                    decided = replace(decided, notes=(note, *decided.notes))
                 clean(proto)
                 save_onnx(proto, target)
             else:

@@ -11,12 +11,13 @@ Source: ONNX Runtime, "Quantize ONNX models", sections on method selection and o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from compressor.errors import MethodError
+from compressor.passes.embeddings import tables
 from compressor.passes.rewrites import inputs_of
 from compressor.rules import Rule, decide, touched
 
@@ -101,6 +102,7 @@ class Plan:
         notes: What was chosen and why, one sentence each.
         excluded: Those of ``layers`` that the rules leave alone.
         perceptron: Whether the dynamic layers are all of a multilayer perceptron's, which fixed ranges can serve too.
+        tables: The nodes that read an embedding, whose table is stored in int8.
     """
 
     static: tuple[str, ...]
@@ -109,6 +111,7 @@ class Plan:
     notes: tuple[str, ...]
     excluded: frozenset[str] = frozenset()
     perceptron: bool = False
+    tables: tuple[str, ...] = ()
 
 
 def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule] = ()) -> Plan:
@@ -153,7 +156,8 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule
     elif mode == "auto" and sequences:
         static, dynamic = convolutions, [*products, *recurrences]
     every = [*convolutions, *products, *recurrences]
-    static, dynamic, excluded = _ruled(static, dynamic, every, flat, rules, method)
+    embedded = tables(graph)
+    static, dynamic, excluded = _ruled(static, dynamic, every, flat, embedded, rules, method)
     if not static and not dynamic:
         kinds = "convolution or matrix product" if mode == "static" else "matrix product or LSTM"
         kinds = "convolution, matrix product or LSTM" if mode == "auto" else kinds
@@ -193,9 +197,10 @@ def choose(proto: onnx.ModelProto, mode: Mode, method: str, rules: Sequence[Rule
         tuple(node.name for node in dynamic),
         {node.name: node.op_type for node in graph.node if node.name in layers},
         tuple(notes),
-        frozenset(excluded),
+        frozenset(excluded & layers),
         perceptron=flat >= {node.name for node in dynamic}
         and not (static or sequences or any(rule.scheme for rule in rules)),
+        tables=tuple(name for name in embedded if name not in excluded),
     )
 
 
@@ -232,13 +237,14 @@ def _ruled(
     dynamic: list[onnx.NodeProto],
     every: list[onnx.NodeProto],
     flat: set[str],
+    embedded: Mapping[str, str],
     rules: Sequence[Rule],
     method: str,
 ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto], set[str]]:
     """What becomes static and dynamic under the rules, and the names of what they leave alone."""
     if not rules:
         return static, dynamic, set()
-    layers = {node.name: node.op_type for node in every}
+    layers = {**{node.name: node.op_type for node in every}, **embedded}
     ways = {name: rule.scheme for name, rule in decide(layers, rules).items() if rule.scheme}
     for node in every:
         lacking = {"Conv": "dynamic", "ConvTranspose": "dynamic", "LSTM": "static"}.get(node.op_type)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError, MethodError
+from compressor.passes.embeddings import tables
 from compressor.passes.int8_plan import Mode, choose, generates
 from compressor.passes.int8_rewrites import fit_for_int8
 from compressor.passes.qdq import quiet
@@ -24,6 +25,8 @@ COMPUTE_OPS = frozenset({
     "RNN",
 })  # fmt: skip
 """Operators that do a model's arithmetic."""
+
+ROWS = "stored in int8, row by row"
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def _int8(proto: onnx.ModelProto, mode: Mode, method: str) -> tuple[dict[str, st
     plan = choose(fitted, mode, method)
     where = " where it pays" if mode == "auto" else ""
     touched = {layer: f"{'dynamic' if layer in plan.dynamic else 'static'} int8{where}" for layer in plan.layers}
+    touched |= dict.fromkeys(plan.tables, ROWS)
     why = {"dynamic": {"Conv": "no dynamic int8 kernel worth running"}, "static": {"LSTM": "only dynamic int8 runs it"}}
     return touched, _others(proto, touched, {"ConvTranspose": "no int8 kernel chosen for it", **why.get(mode, {})})
 
@@ -122,6 +126,7 @@ def _weight_only(proto: onnx.ModelProto, bits: int) -> tuple[dict[str, str], dic
     touched = dict.fromkeys(packable(proto), f"{bits}-bit weights")
     if not touched:
         raise MethodError("there is nothing to quantize: no matrix product with float32 weights")
+    touched |= dict.fromkeys(tables(proto.graph), ROWS)
     kinds = ("Conv", "ConvTranspose", "GRU", "LSTM", "RNN")
     return touched, _others(proto, touched, dict.fromkeys(kinds, f"no int{bits} weight-only kernel"))
 

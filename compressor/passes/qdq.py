@@ -16,6 +16,7 @@ from compressor.onnx_file import load_outline, save_draft
 from compressor.onnx_wire import array_of
 from compressor.passes.int8_plan import STATIC_OPS, Plan, Types
 from compressor.passes.rewrites import drop_unused, inputs_of, needed_nodes, replace_nodes
+from compressor.passes.rounding import quantize_symmetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,26 +136,6 @@ def _quantize_products(graph: onnx.GraphProto, nodes: Set[str], types: Types) ->
         ]
     replace_nodes(graph, new)
     drop_unused(graph)
-
-
-def quantize_symmetric(
-    weight: NDArray[np.float32], reduce_range: bool = False
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round a weight to int8 around 0; the error is at most half a scale.
-
-    Args:
-        weight: ``(inputs, outputs)`` for a scale per output; any other shape for one scale.
-        reduce_range: Whether to use 7 bits.
-
-    Returns:
-        The levels, and the scale: ``(outputs,)`` or ``()``.
-    """
-    import numpy as np
-
-    largest = np.abs(weight).max(axis=0 if weight.ndim == 2 else None)
-    scale = (largest / (64 if reduce_range else 127)).astype(np.float32)
-    scale = np.where(scale > 0, scale, np.float32(1))
-    return np.rint(weight / scale).astype(np.int8), scale
 
 
 def _write_recurrent(proto: onnx.ModelProto, nodes: list[str], types: Types, folder: Path) -> onnx.ModelProto:

@@ -177,7 +177,7 @@ def untie_axes(graph: onnx.GraphProto, planned: Set[str]) -> None:
             graph.initializer[-1].name = node.input[1] = f"{node.name}.{node.input[1]}"
 
 
-def split_gemms(proto: onnx.ModelProto, planned: set[str]) -> list[str]:
+def split_gemms(proto: onnx.ModelProto, planned: Set[str]) -> list[str]:
     """Turn planned Gemms into MatMul and Add: only MatMul has a dynamic kernel.
 
     ONNX Runtime's quantizer does so too, but transposes a weight once for every Gemm that uses it, which computes

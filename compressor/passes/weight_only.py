@@ -9,6 +9,7 @@ fastest form. That keeps what one scale for a whole tensor, as dynamic int8 has 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -20,6 +21,7 @@ from compressor.errors import MethodError
 from compressor.onnx_file import save_onnx
 from compressor.onnx_wire import array_of
 from compressor.passes.base import Context
+from compressor.passes.embeddings import shrink, tables
 from compressor.passes.int8_plan import PRODUCTS, is_plain
 from compressor.passes.qdq import clean, explained, quiet
 from compressor.passes.rewrites import drop_unused, prepare, split_gemms
@@ -73,21 +75,25 @@ class _WeightOnly(Ruled):
                     where=self.name,
                     mend=f"{self.name} is for transformers and multilayer perceptrons; use int8 for convolutions",
                 )
-            matched = set(touched(layers, self.parsed))
+            embedded = tables(proto.graph)
+            chosen = touched({**layers, **embedded}, self.parsed)
+            matched = chosen & layers.keys()
             if not matched:
                 raise MethodError("the rules leave no layer to quantize", where=self.name, mend="exclude fewer layers")
             left = sum(node.op_type in ("Conv", "ConvTranspose", "GRU", "LSTM", "RNN") for node in proto.graph.node)
             split_gemms(proto, matched)
             _pack(proto, matched, self.bits, self.block_size)
+            shrunk = [shrink(proto.graph, names)] if (names := chosen & embedded.keys()) else []
             clean(proto)
             save_onnx(proto, target)
         notes = [
             f"{self.bits}-bit weights in blocks of {self.block_size}: {len(matched)} matrix products; "
-            "activations float32."
+            "activations float32.",
+            *shrunk,
         ]
         if left:
             notes.append(f"Left in fp32, for lack of such a kernel: {left} convolutions or recurrences.")
-        if ruled_out := [layer for layer in layers if layer not in matched]:
+        if ruled_out := [layer for layer in (*layers, *embedded) if layer not in chosen]:
             notes.append(f"Left in fp32 by the rules: {', '.join(ruled_out)}.")
         settings: dict[str, str | int | float | bool | None] = {"block_size": self.block_size, "zero_points": True}
         return Step(self.name, {**settings, "rules": "; ".join(self.rules) or None}, tuple(notes))
@@ -167,7 +173,7 @@ def dequantize_blocks(
     return values.reshape(len(levels), -1)[:, :inputs].T
 
 
-def _pack(proto: onnx.ModelProto, matched: set[str], bits: int, block_size: int) -> None:
+def _pack(proto: onnx.ModelProto, matched: Set[str], bits: int, block_size: int) -> None:
     """Replace matrix products by MatMulNBits, in place; a weight that several share is packed once."""
     from onnx import helper, numpy_helper
 
