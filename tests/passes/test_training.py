@@ -237,7 +237,7 @@ def test_checkpoints_hold_tensors_and_json_only(tmp_path: Path) -> None:
     assert {"module:head.weight", "best:head.weight", "optimizer:0.exp_avg", "optimizer:0.exp_avg_sq"} <= names
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not run: needs a device that is always full")
 def test_a_full_disk_is_the_systems_error(tmp_path: Path) -> None:
     module = net().module
     run(module, Training(epochs=1), tmp_path)
